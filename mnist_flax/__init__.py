@@ -1,0 +1,24 @@
+"""MNIST with JAX and Flax: train, evaluate and reload a small MLP, exactly.
+
+    model, variables = mnist_flax.load("exp1")
+    logits = model.apply(variables, images)  # uint8 or float [N, 28, 28, 1], [N, 28, 28] or [N, 784] -> float32 [N, 10]
+
+Importing the package costs nothing: what needs JAX is imported when it is first asked for.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mnist_flax.config import Config as Config
+    from mnist_flax.config import Hyperparams as Hyperparams
+    from mnist_flax.evaluate import load as load
+
+_HOMES = {"load": "evaluate", "Config": "config", "Hyperparams": "config"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mnist_flax' has no attribute {name!r}; it has {', '.join(_HOMES)}")
+    from importlib import import_module
+
+    return getattr(import_module(f"mnist_flax.{_HOMES[name]}"), name)

@@ -1,0 +1,170 @@
+"""Checkpoints that are whole or not there, and checked before they are believed.
+
+    save(directory, step, state, info, keep=2)
+    step, state, info = restore(directory, "latest", like=state, set_aside=True)
+
+Each is a directory `<step>` that orbax wrote, with the SHA-256 sum of every file in `SHA256SUMS`, which `sha256sum -c`
+reads. It appears under its name by one rename, complete. Loading gives numpy arrays, whatever devices saved them.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from mnist_flax.config import InputError, RunError
+
+_SUMS = "SHA256SUMS"
+logging.getLogger("absl").setLevel(logging.WARNING)  # orbax logs 50 lines a save at INFO
+
+
+def steps(directory: Path) -> list[int]:
+    """The steps that have a checkpoint, ascending."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdecimal() and entry.is_dir())
+
+
+def save(directory: Path, step: int, state: Any, info: dict[str, Any], *, keep: int) -> None:
+    """Write a checkpoint and drop what is neither among the `keep` latest nor the best.
+
+    Args:
+      directory: of all checkpoints; its parent must exist.
+      step: finished updates; a checkpoint of that step already there is kept as it is.
+      state: a pytree of arrays.
+      info: JSON values to be kept with it; `info["best_step"]` names the best checkpoint so far, or is None.
+      keep: latest checkpoints to keep.
+
+    Raises:
+      RunError: it could not be written whole. Earlier checkpoints are untouched.
+    """
+    target, scratch = directory / str(step), directory / f".saving-{step}"
+    try:
+        directory.parent.stat()  # orbax would quietly recreate a workdir that has been removed
+        if not target.exists():
+            ocp.save(str(scratch.absolute()), state, custom_metadata=info, overwrite=True)
+            _write_durably(scratch / _SUMS, _sums(scratch))
+            scratch.rename(target)
+    except (OSError, ValueError, RuntimeError) as error:
+        clean(directory)
+        saved = steps(directory)
+        good = f"the last good checkpoint is {directory / str(saved[-1])}" if saved else "there is no earlier one"
+        raise RunError(f"the checkpoint of step {step} could not be saved ({_first_line(error)}); {good}") from error
+    kept = {*steps(directory)[-keep:], info["best_step"]}
+    for old in steps(directory):
+        if old not in kept:
+            (directory / str(old)).rename(directory / f".deleting-{old}")
+    clean(directory)
+
+
+def clean(directory: Path) -> None:
+    """Remove what a killed process left half written or half deleted; only for the holder of the workdir."""
+    for leftover in (*directory.glob(".saving-*"), *directory.glob(".deleting-*")):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def exists(directory: Path) -> bool:
+    """Whether there is, or was, a checkpoint: a directory of damaged ones alone is no fresh start."""
+    return bool(steps(directory)) or any(directory.glob("corrupt-*"))
+
+
+def restore(
+    directory: Path, which: str | int, *, like: Any = None, warn: Callable[[str], None], set_aside: bool = False
+) -> tuple[int, Any, dict[str, Any]]:
+    """Load a checkpoint after checking every file of it.
+
+    Args:
+      directory: of all checkpoints.
+      which: a step, `latest` (the newest sound one: damaged ones are named and passed over) or `best`.
+      like: a pytree of the same structure, arrays or `ShapeDtypeStruct`s; None gives nested dicts and lists.
+      warn: is told of every damaged checkpoint that is passed over.
+      set_aside: rename damaged checkpoints to `corrupt-<step>`; only for the holder of the workdir.
+
+    Returns:
+      Its step, its state with numpy leaves, its info.
+
+    Raises:
+      InputError: there is none, or the one asked for does not exist.
+      RunError: it is damaged, or all are.
+    """
+    if which == "latest":
+        return _restore_latest(directory, like, warn, set_aside)
+    if which == "best":
+        _, _, info = _restore_latest(directory, None, warn, set_aside)
+        which = info["best_step"] if info["best_step"] is not None else "best"
+    if which not in steps(directory):
+        have = ", ".join(map(str, steps(directory))) or "none"
+        raise InputError(f"step={which} has no checkpoint in {directory}; give latest, best or one of: {have}")
+    if damage := _damage(directory / str(which)):
+        raise RunError(f"the checkpoint {directory / str(which)} is damaged ({damage}); try --step latest")
+    return int(which), *_load(directory / str(which), like)
+
+
+def _restore_latest(
+    directory: Path, like: Any, warn: Callable[[str], None], set_aside: bool
+) -> tuple[int, Any, dict[str, Any]]:
+    for step in reversed(steps(directory)):
+        path = directory / str(step)
+        if not (damage := _damage(path)):
+            return step, *_load(path, like)
+        where = ""
+        if set_aside:
+            taken = len(list(directory.glob(f"corrupt-{step}*")))
+            aside = directory / (f"corrupt-{step}" + (f"-{taken + 1}" if taken else ""))
+            path.rename(aside)
+            where = f"; set aside as {aside}"
+        warn(f"the checkpoint {path} is damaged ({damage}){where}")
+    if damaged := sorted(entry.name for entry in directory.glob("corrupt-*")) or steps(directory):
+        raise RunError(
+            f"no sound checkpoint is left in {directory} (damaged: {', '.join(map(str, damaged))}); "
+            "restore one, or start afresh in another --workdir"
+        )
+    raise InputError(f"{directory} holds no checkpoint yet; train first")
+
+
+def _load(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
+    metadata = ocp.metadata(str(path.absolute()))
+    like = metadata.metadata if like is None else like
+    state = ocp.load(str(path.absolute()), jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like))
+    return state, cast(dict[str, Any], metadata.custom_metadata)
+
+
+def _sums(path: Path) -> bytes:
+    """The SHA-256 sum of every file below `path`, sorted by name, in the format of `sha256sum`."""
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file != path / _SUMS)
+    lines = [
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(path).as_posix()}\n" for file in files
+    ]
+    return "".join(lines).encode()
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None. Comparing the whole text leaves no byte unchecked."""
+    try:
+        expected = (path / _SUMS).read_bytes()
+        found = _sums(path)
+    except OSError as error:
+        return _first_line(error)
+    if expected == found:
+        return None
+    lines = set(expected.splitlines()) ^ set(found.splitlines())
+    names = sorted({line.split(b"  ", 1)[-1].decode(errors="replace") for line in lines})
+    return f"changed: {', '.join(names) or _SUMS}"
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__

@@ -1,0 +1,154 @@
+"""What a person sees and does at the terminal: arguments, one-line errors, progress, signals.
+
+    if __name__ == "__main__":
+        console.main(Args, run)
+
+Exit codes: 0 done; 1 the run failed; 2 the input is wrong; 130 and 143 stopped by SIGINT and SIGTERM after saving.
+"""
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+
+from mnist_flax.config import InputError, RunError
+
+Args = TypeVar("Args")
+
+
+class Stopped(Exception):
+    """A signal asked to stop; the message says what was saved."""
+
+    def __init__(self, signum: int, message: str = "nothing was saved") -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}: {message}")
+        self.exit_code = 128 + signum
+
+
+class StopSignals:
+    """SIGINT and SIGTERM: raised at once outside `deferred()`, noted in `received` inside it; a second one kills."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._deferring = False
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, self._handle)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let the block reach a point where it can save and look at `received`."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+
+    def _handle(self, signum: int, frame: object) -> None:
+        if self.received:
+            os._exit(128 + signum)
+        self.received = signum
+        if not self._deferring:
+            raise Stopped(signum)
+
+
+def main(args_type: type[Args], run: Callable[[Args, StopSignals], None]) -> NoReturn:
+    """Parse the command line into `args_type`, run, and turn what goes wrong into one line and an exit code."""
+    try:
+        signals = StopSignals()
+        run(_parse(args_type), signals)
+    except InputError as error:
+        _fail(error, 2)
+    except (RunError, OSError) as error:
+        _fail(error, 1)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except Exception as error:  # noqa: BLE001 - the last border: a defect of ours is one line too
+        _fail(f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; --traceback shows where", 1)
+    sys.exit(0)
+
+
+def say(text: str = "") -> None:
+    """Print a line now, also into a pipe."""
+    print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a line on stderr."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
+    """Show progress on a terminal; into a pipe, say once what is being done."""
+    if not sys.stdout.isatty():
+        say(f"{description} ({total:,})")
+        yield from items
+        return
+    from rich.progress import track as rich_track
+
+    yield from rich_track(items, description, total)
+
+
+class Progress:
+    """A bar over the steps of a run, with their loss and accuracy; nothing where stdout is no terminal."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._bar = None
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Bar(*columns, transient=True)
+            self._task = self._bar.add_task("compiling", total=total, completed=done)
+
+    def __enter__(self) -> "Progress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, step: int, text: str) -> None:
+        """Move the bar to `step`."""
+        if self._bar:
+            self._bar.update(self._task, completed=step, description=text)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self._bar:
+            self._bar.console.print(text, highlight=False)
+        else:
+            say(text)
+
+
+def _parse(args_type: type[Args]) -> Args:
+    """Tyro, with its framed error message told in one line."""
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            return tyro.cli(args_type, config=(tyro.conf.OmitArgPrefixes,))
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise
+        lines = [line.strip("│ ").strip() for line in message.getvalue().splitlines() if line[:1] == "│"]
+        parts = " ".join("|" if set(line) == {"─"} else line for line in lines).split("|")
+        text = parts[0].strip().rstrip(".")
+        if suggestion := [p for p in parts if "Perhaps you meant" in p]:
+            flag = next(word for word in suggestion[0].split() if word.startswith("--"))
+            text += f"; did you mean {flag}?"
+        raise InputError(f"{text} (--help lists every flag)") from None
+
+
+def _fail(error: object, code: int) -> NoReturn:
+    if "--traceback" in sys.argv:
+        traceback.print_exc()
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,137 @@
+"""Image-classification data by TFDS, without TensorFlow; batches as arrays of indices.
+
+    dataset = open_dataset("mnist", data_dir=default_data_dir())
+    train = dataset.read("train[:50000]")  # Split: images uint8 [N, 28, 28, 1], labels int32 [N]
+    epoch_batches(len(train.labels), 128, seed=0, epoch=0)  # int32 [S, 128], -1 where the last batch is short
+
+The first use prepares `mnist/3.0.1` as TFDS would, from the files in this package, and writes a decoded copy beside it;
+every later use maps that copy into memory, and does not even import TFDS unless a split is sliced.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mnist_flax.config import InputError
+from mnist_flax.prepare import IDX_DATASETS, IDX_VERSION, Track, prepare, sha256
+
+
+class Split(NamedTuple):
+    """The examples of a split, or of a batch's worth of it."""
+
+    images: np.ndarray  # uint8 [N, H, W, C]
+    labels: np.ndarray  # int32 [N]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A decoded dataset on disk."""
+
+    directory: str
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    examples: dict[str, int]
+    sha256: dict[str, str]
+
+    def read(self, split: str) -> Split:
+        """The examples of a TFDS split string, memory-mapped where it is one range.
+
+        Raises:
+          InputError: the dataset has no such split, or it is empty.
+        """
+        parts = [self._slice(name, start, stop) for name, start, stop in self._ranges(split)]
+        if len(parts) == 1:
+            images, labels = parts[0]  # still memory-mapped
+        else:
+            images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        if not len(labels):
+            raise InputError(f"split={split!r} holds no example; the splits are {self.examples}")
+        return Split(images, labels)
+
+    def _ranges(self, split: str) -> list[tuple[str, int, int]]:
+        if split in self.examples:
+            return [(split, 0, self.examples[split])]
+        import tensorflow_datasets as tfds
+
+        infos = {
+            name: tfds.core.SplitInfo(name=name, shard_lengths=[count], num_bytes=0, filename_template=None)
+            for name, count in self.examples.items()
+        }
+        try:
+            ranges = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+            return [(r.splitname, r.from_ or 0, self.examples[r.splitname] if r.to is None else r.to) for r in ranges]
+        except (ValueError, AssertionError, KeyError):
+            raise InputError(f"split={split!r} is no split of this dataset; the splits are {self.examples}") from None
+
+    def _slice(self, name: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        files = [Path(self.directory) / f"{name}-{what}.npy" for what in ("images", "labels")]
+        images, labels = (np.load(f, mmap_mode="r", allow_pickle=False)[start:stop] for f in files)
+        return images, labels
+
+
+def default_data_dir() -> Path:
+    """A directory of our own: what TFDS prepared for TensorFlow elsewhere stays as it is."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("mnist_flax") / "data"
+
+
+def no_track(items: Iterable[Any], description: str, total: int) -> Iterable[Any]:
+    """Show no progress."""
+    return items
+
+
+def open_dataset(name: str, data_dir: Path, manual_dir: Path | None = None, track: Track = no_track) -> Dataset:
+    """Find the decoded copy of a dataset; prepare, download or repair what is missing (see `prepare`).
+
+    Raises:
+      InputError: there is no such dataset, its files are damaged, or they cannot be fetched or written.
+    """
+    try:
+        if name in IDX_DATASETS and (dataset := _read_decoded(data_dir / name / IDX_VERSION / "decoded")):
+            return dataset
+        decoded = prepare(name, data_dir, manual_dir, track, lambda path: _read_decoded(path) is not None)
+    except OSError as error:
+        raise InputError(f"data_dir={str(data_dir)!r} cannot be used ({error}); give another --data-dir") from error
+    if not (dataset := _read_decoded(decoded)):
+        raise InputError(f"{decoded} changed while it was read; run again")
+    return dataset
+
+
+def epoch_batches(num_examples: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of one epoch: every index once, a function of (seed, epoch) alone.
+
+    Returns:
+      int32 [S, B] with S = ceil(num_examples / B); the last batch is filled up with -1.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(num_examples)
+    return _in_batches(order, batch_size)
+
+
+def eval_batches(num_examples: int, batch_size: int) -> np.ndarray:
+    """Every index once, in order: int32 [S, B], the last batch filled up with -1."""
+    return _in_batches(np.arange(num_examples), min(batch_size, num_examples))
+
+
+def _in_batches(indices: np.ndarray, batch_size: int) -> np.ndarray:
+    steps = -(-len(indices) // batch_size)
+    padded = np.full(steps * batch_size, -1, np.int32)
+    padded[: len(indices)] = indices
+    return padded.reshape(steps, batch_size)
+
+
+def _read_decoded(decoded: Path) -> Dataset | None:
+    """The decoded copy, or None where it is missing or not what was written."""
+    try:
+        spec = json.loads((decoded / "spec.json").read_text())
+        spec["image_shape"], spec["class_names"] = tuple(spec["image_shape"]), tuple(spec["class_names"])
+        dataset = Dataset(directory=str(decoded), **spec)
+        # 55 MB at 1.5 GB/s: cheap, and a flipped bit in the data must not go unnoticed.
+        sound = all(sha256(decoded / file) == sha for file, sha in dataset.sha256.items())
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+    return dataset if sound else None

@@ -1,0 +1,126 @@
+"""The loop, and the compiled programs that it calls: K training steps a call, one evaluation an epoch.
+
+    for event in fit(state, start=0, plan=plan, order=order, train=train, evaluate=evaluate):
+        ...  # every call ends in an event: log it, save `event.state`, or stop
+
+One loop serves a lone run, a population, many devices and many hosts, since it never looks inside the state.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from mnist_flax.config import Config, Hyperparams
+from mnist_flax.metrics import Metrics
+from mnist_flax.model import MLP
+from mnist_flax.state import MakeTx, TrainState
+from mnist_flax.steps import eval_step, take, train_step
+
+
+# The state is donated: an event's state is gone once the loop goes on.
+@functools.partial(jax.jit, static_argnames=("model", "make_tx"), donate_argnames=("state",))
+def train_steps(
+    state: TrainState, hparams: Hyperparams, split: tuple[Array, Array], indices: Array, *, model: MLP, make_tx: MakeTx
+) -> tuple[TrainState, Metrics]:
+    """K updates in one call. `indices` is int32 [K, B], the metrics' leaves are [K]."""
+
+    def body(state: TrainState, batch_indices: Array) -> tuple[TrainState, Metrics]:
+        return train_step(state, hparams, take(split, batch_indices), model=model, make_tx=make_tx)
+
+    return jax.lax.scan(body, state, indices)
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def eval_steps(
+    state: TrainState, hparams: Hyperparams, split: tuple[Array, Array], indices: Array, *, model: MLP
+) -> Metrics:
+    """Every example of int32 [K, B] `indices` once; the metrics' leaves are [K]."""
+    return jax.lax.map(lambda batch: eval_step(state, hparams, take(split, batch), model=model), indices)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run is cut into epochs and calls; all durations in steps.
+
+    Attributes:
+      steps_per_epoch: updates an epoch, the short one included.
+      epochs: of the run.
+      calls: (first, last) of each call, within an epoch.
+      save_at: where in an epoch to save, its end among them.
+    """
+
+    steps_per_epoch: int
+    epochs: int
+    calls: tuple[tuple[int, int], ...]
+    save_at: frozenset[int]
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of the whole run."""
+        return self.steps_per_epoch * self.epochs
+
+
+def make_plan(config: Config, train_examples: int) -> Plan:
+    """Cut each epoch at every `checkpoint_every`, and what lies between evenly, so that few programs are compiled."""
+    steps = -(-train_examples // config.batch_size)
+    cuts = [*range(0, steps, config.checkpoint_every or steps), steps]
+    calls = []
+    for begin, end in zip(cuts, cuts[1:], strict=False):
+        parts = -(-(end - begin) // config.steps_per_call)
+        ends = [begin + (end - begin) * part // parts for part in range(parts + 1)]
+        calls += zip(ends, ends[1:], strict=False)
+    return Plan(steps, config.epochs, tuple(calls), frozenset(cuts[1:]))
+
+
+class Event(NamedTuple):
+    """What one call did. Valid until the loop goes on."""
+
+    step: int  # finished updates
+    epoch: int  # the running one, from 1
+    state: Any
+    metrics: Metrics  # of the call's steps, on the host
+    seconds: float  # of the call
+    evaluation: Metrics | None  # behind an epoch's last call
+    evaluation_seconds: float
+
+
+def fit(
+    state: Any,
+    *,
+    start: int,
+    plan: Plan,
+    order: Callable[[int], np.ndarray],
+    train: Callable[[Any, np.ndarray], tuple[Any, Metrics]],
+    evaluate: Callable[[Any], Metrics],
+) -> Iterator[Event]:
+    """Train from step `start` to the end of the plan.
+
+    Args:
+      state: what `train` carries on; donated.
+      start: finished updates in `state`; at the end of one of the plan's calls.
+      plan: the cuts.
+      order: the index batches of an epoch, from 0: int32 [..., S, B].
+      train: runs the steps of int32 [..., K, B] index batches.
+      evaluate: scores a state.
+    """
+    for epoch in range(start // plan.steps_per_epoch, plan.epochs):
+        done = epoch * plan.steps_per_epoch
+        batches = order(epoch)
+        for first, last in plan.calls:
+            if done + last <= start:
+                continue
+            began = time.perf_counter()
+            state, metrics = train(state, batches[..., first:last, :])
+            metrics = jax.tree.map(np.asarray, metrics)  # waits for the call
+            ended = time.perf_counter()
+            evaluation = None
+            if last == plan.steps_per_epoch:
+                evaluation = jax.tree.map(np.asarray, evaluate(state))
+            seconds = ended - began, time.perf_counter() - ended
+            yield Event(done + last, epoch + 1, state, metrics, seconds[0], evaluation, seconds[1])

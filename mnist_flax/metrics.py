@@ -1,0 +1,87 @@
+"""Metrics as sums and counts: they add up over batches, devices and calls, and are divided once, on the host.
+
+    totals = totals_of(metrics)              # one step's or K steps' Metrics -> plain floats
+    summary(add(totals, more_totals))        # {"loss": ..., "cross_entropy": ..., "accuracy": ..., ...}
+
+`report` computes what an evaluation tells from logits, with numpy in float64.
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jax import Array
+
+
+class Metrics(NamedTuple):
+    """What one step counted, over its real examples only. Leaves are [] in a step, [K] behind a scan."""
+
+    cross_entropy: "Array"
+    """float32, summed over the examples, in nats."""
+    l2_penalty: "Array"
+    """float32, the penalty times the number of examples."""
+    correct: "Array"
+    """int32, examples whose largest logit is the label's."""
+    examples: "Array"
+    """int32."""
+    gradient_norm: "Array"
+    """float32, Euclidean norm of the cross-entropy's gradient; 0 in evaluation."""
+
+
+Totals = dict[str, float]
+
+
+def totals_of(metrics: Metrics) -> Totals:
+    """Sum over steps, in float64, so that neither the number of calls nor their order changes the result's digits."""
+    return {name: float(np.sum(leaf, dtype=np.float64)) for name, leaf in metrics._asdict().items()}
+
+
+def add(a: Totals | None, b: Totals) -> Totals:
+    """The totals of both; None is nothing yet."""
+    return b if a is None else {name: a[name] + b[name] for name in b}
+
+
+def summary(totals: Totals) -> dict[str, Any]:
+    """Means over the examples: loss (with penalty), cross_entropy, l2_penalty, accuracy; and examples, a count."""
+    n = totals["examples"]
+    cross_entropy, penalty = totals["cross_entropy"] / n, totals["l2_penalty"] / n
+    return {
+        "loss": cross_entropy + penalty,
+        "cross_entropy": cross_entropy,
+        "l2_penalty": penalty,
+        "accuracy": totals["correct"] / n,
+        "examples": int(n),
+    }
+
+
+def report(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict[str, Any]:
+    """All that an evaluation tells, from every example.
+
+    Args:
+      logits: float [N, C].
+      labels: int [N].
+      bins: equal-width bins of confidence for the calibration error.
+
+    Returns:
+      examples, correct, accuracy, cross_entropy (nats), expected_calibration_error (Guo et al., ICML 2017, equation 3),
+      per_class_accuracy [C] (None for a class without examples) and confusion_matrix [C, C] (rows: truth).
+    """
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))  # [N, C]
+    predicted, confidence = logits.argmax(axis=1), np.exp(log_probabilities.max(axis=1))
+    hit = predicted == labels
+    classes = logits.shape[1]
+    confusion = np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+    per_class = [int(row[c]) / int(row.sum()) if row.sum() else None for c, row in enumerate(confusion)]
+    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # bins are open below, closed above
+    gaps = [abs((hit[which == b] - confidence[which == b]).sum()) for b in range(bins)]
+    return {
+        "examples": len(labels),
+        "correct": int(hit.sum()),
+        "accuracy": float(hit.mean()),
+        "cross_entropy": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
+        "expected_calibration_error": float(sum(gaps) / len(labels)),
+        "per_class_accuracy": per_class,
+        "confusion_matrix": confusion.tolist(),
+    }

@@ -1,0 +1,93 @@
+"""The network: a multi-layer perceptron with BatchNorm and Dropout, in Flax linen.
+
+model = MLP(widths=(512, 512), batch_norm_layers=(2,), l2_layers=(2,), num_classes=10)
+variables = model.init(jax.random.key(0), images)
+logits = model.apply(variables, images)  # [N, num_classes]
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+# Keras's defaults for BatchNormalization.
+BATCH_NORM_MOMENTUM = 0.99
+BATCH_NORM_EPSILON = 1e-3
+
+
+class MLP(nn.Module):
+    """Dense -> [BatchNorm] -> relu -> Dropout for each hidden layer, then a Dense layer to the logits.
+
+    Layers are named `dense_1`, `batch_norm_1`, `dropout_1`, ... and counted from 1; the last `dense_*` is the output.
+    """
+
+    widths: tuple[int, ...]
+    batch_norm_layers: tuple[int, ...]
+    l2_layers: tuple[int, ...]
+    num_classes: int
+
+    @nn.compact
+    def __call__(
+        self, images: ArrayLike, *, dropout_rate: ArrayLike = 0.0, mask: Array | None = None, train: bool = False
+    ) -> Array:
+        """Logits of a batch.
+
+        Args:
+          images: [N, 28, 28, 1], [N, 28, 28] or [N, 784] (whatever the dataset's shape is); uint8 in 0..255, or float
+            in 0..1.
+          dropout_rate: [] share of units to drop, used in training; may be traced.
+          mask: bool [N], False for padding, which BatchNorm's statistics leave out; None counts every example.
+          train: use and update the batch's own statistics, and drop units (needs the rng `dropout`).
+
+        Returns:
+          float32 [N, num_classes]; float64 under `jax_enable_x64`.
+        """
+        x = jnp.asarray(images)
+        x = x.reshape(x.shape[0], -1)  # [N, 784]
+        x = x.astype(float) / 255 if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(float)
+        for layer, width in enumerate(self.widths, start=1):
+            x = nn.Dense(width, kernel_init=nn.initializers.glorot_uniform(), name=f"dense_{layer}")(x)
+            if layer in self.batch_norm_layers:
+                x = nn.BatchNorm(
+                    use_running_average=not train,
+                    momentum=BATCH_NORM_MOMENTUM,
+                    epsilon=BATCH_NORM_EPSILON,
+                    name=f"batch_norm_{layer}",
+                )(x, mask=None if mask is None else mask[:, None])
+            x = nn.relu(x)
+            x = Dropout(name=f"dropout_{layer}")(x, dropout_rate, deterministic=not train)
+        output = len(self.widths) + 1
+        return nn.Dense(self.num_classes, kernel_init=nn.initializers.glorot_uniform(), name=f"dense_{output}")(x)
+
+
+class Dropout(nn.Module):
+    """`nn.Dropout` with the rate as an argument, so that it may be traced (Srivastava et al., JMLR 15, 2014).
+
+    The same masks as `nn.Dropout` of the same name and key. The rate must be below 1.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array, rate: ArrayLike, *, deterministic: bool) -> Array:
+        """Zero a share `rate` of `x` and scale the rest by 1 / (1 - rate); `x` itself where `deterministic`."""
+        if deterministic:
+            return x
+        keep = 1.0 - jnp.asarray(rate)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        return jnp.where(kept, x / keep, 0).astype(x.dtype)
+
+
+def l2_kernels(params: Any, layers: tuple[int, ...]) -> dict:
+    """A tree like `params`, True at the kernels of `layers` alone.
+
+    It goes by path, not by ndim: the leaves of a population have one more axis.
+    """
+    names = {f"dense_{layer}" for layer in layers}
+    return {name: {leaf: name in names and leaf == "kernel" for leaf in leaves} for name, leaves in params.items()}
+
+
+def l2_penalty(params: Any, layers: tuple[int, ...]) -> Array:
+    """sum(kernel^2) over the kernels of `layers`, without 1/2: [], to be multiplied by the `l2` weight."""
+    return sum((jnp.sum(jnp.square(params[f"dense_{layer}"]["kernel"])) for layer in layers), jnp.zeros(()))

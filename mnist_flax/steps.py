@@ -1,0 +1,95 @@
+"""The two pure functions that everything else runs: one training step, one evaluation step.
+
+    state, metrics = train_step(state, hparams, take(split, indices), model=model, make_tx=make_tx)
+
+Positional arguments are pytrees of arrays, keyword-only arguments are static. Nothing here is jitted: jit, scan, vmap,
+donation and sharding belong to whoever runs a step. Shapes are per member: B examples a batch.
+"""
+
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from mnist_flax.config import Hyperparams
+from mnist_flax.metrics import Metrics
+from mnist_flax.model import MLP, l2_penalty
+from mnist_flax.state import MakeTx, TrainState, stream_key
+
+
+class Batch(NamedTuple):
+    """A batch of one size; where `mask` is False it is padding, which counts nowhere."""
+
+    images: Array  # uint8 [B, H, W, C]
+    labels: Array  # int32 [B]
+    mask: Array  # bool [B]
+
+
+def take(split: tuple[Array, Array], indices: Array) -> Batch:
+    """Gather int32 [B] `indices` from a split's images and labels; -1 is padding."""
+    images, labels = split
+    return Batch(images[indices], labels[indices], indices >= 0)
+
+
+def train_step(
+    state: TrainState, hparams: Hyperparams, batch: Batch, *, model: MLP, make_tx: MakeTx
+) -> tuple[TrainState, Metrics]:
+    """One update.
+
+    Returns:
+      The next state, and what the batch counted before the update, dropout on.
+    """
+    dropout_key = stream_key(hparams.seed, "dropout", state.step)
+    (_, (sums, batch_stats)), grads = jax.value_and_grad(data_loss, has_aux=True)(
+        state.params, state.batch_stats, hparams, batch, dropout_key, model=model
+    )
+    updates, opt_state = make_tx(hparams).update(grads, state.opt_state, state.params)
+    metrics = _metrics(sums, state.params, hparams, batch, model, optax.global_norm(grads))
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+
+def eval_step(state: TrainState, hparams: Hyperparams, batch: Batch, *, model: MLP) -> Metrics:
+    """What the network scores on a batch: running statistics, no dropout, no label smoothing."""
+    logits = cast(Array, model.apply({"params": state.params, "batch_stats": state.batch_stats}, batch.images))
+    sums = _sums(logits, batch, jnp.zeros(()))
+    return _metrics(sums, state.params, hparams, batch, model, jnp.zeros(()))
+
+
+def data_loss(
+    params: Any, batch_stats: Any, hparams: Hyperparams, batch: Batch, dropout_key: Array, *, model: MLP
+) -> tuple[Array, tuple[tuple[Array, Array], Any]]:
+    """The mean cross-entropy [] of a training batch; with it, its sums and the next BatchNorm statistics.
+
+    The L2 term is not in here: the optimiser adds its gradient, and the metrics its value.
+    """
+    logits, updated = model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        batch.images,
+        dropout_rate=hparams.dropout_rate,
+        mask=batch.mask,
+        train=True,
+        rngs={"dropout": dropout_key},
+        mutable=["batch_stats"],
+    )
+    sums = _sums(logits, batch, hparams.label_smoothing)
+    return sums[0] / jnp.sum(batch.mask), (sums, updated.get("batch_stats", {}))
+
+
+def _sums(logits: Array, batch: Batch, label_smoothing: Array | float) -> tuple[Array, Array]:
+    """Summed cross-entropy against targets (1 - s) * one-hot + s / C (Szegedy et al., CVPR 2016), and correct count."""
+    log_probabilities = jax.nn.log_softmax(logits)  # [B, C]
+    right = jnp.take_along_axis(log_probabilities, batch.labels[:, None], axis=1)[:, 0]  # [B]
+    smoothed = (1 - label_smoothing) * right + label_smoothing * jnp.mean(log_probabilities, axis=1)
+    correct = (jnp.argmax(logits, axis=1) == batch.labels) & batch.mask
+    return -jnp.sum(jnp.where(batch.mask, smoothed, 0)), jnp.sum(correct, dtype=jnp.int32)
+
+
+def _metrics(
+    sums: tuple[Array, Array], params: Any, hparams: Hyperparams, batch: Batch, model: MLP, gradient_norm: Array
+) -> Metrics:
+    examples = jnp.sum(batch.mask, dtype=jnp.int32)
+    penalty = hparams.l2 * l2_penalty(params, model.l2_layers)
+    return Metrics(sums[0], penalty * examples, sums[1], examples, gradient_norm)

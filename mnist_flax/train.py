@@ -1,0 +1,213 @@
+"""Train a network into a directory; run the same command again to resume, or to hear that it is done.
+
+python -m mnist_flax.train --workdir exp1 --epochs 10 --learning-rate 3e-4
+"""
+
+import shutil
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnist_flax import console, data, metrics, workdir, writer
+from mnist_flax.config import Config, RunError
+
+if TYPE_CHECKING:  # what needs jax is imported when the arguments are known to be right: --help must be fast
+    from mnist_flax.fit import Event, Plan
+    from mnist_flax.state import MakeTx
+
+
+@dataclass(frozen=True)
+class Args:
+    """Train the network. The defaults are the Keras tutorial; the same command again resumes."""
+
+    workdir: Path
+    """Directory of the run; created, resumed, or found finished."""
+    config: Config = field(default_factory=Config)
+    data_dir: Path | None = None
+    """Where prepared datasets live, laid out as TFDS does. Default: a directory of our own in the user's cache."""
+    manual_dir: Path | None = None
+    """Directory with the four canonical files of mnist, fashion_mnist or kmnist, used instead of their URLs."""
+    traceback: bool = False
+    """Show where an error comes from."""
+
+
+def run(args: Args, signals: console.StopSignals) -> None:
+    """The command: check everything that can be wrong, then write."""
+    path, config = args.workdir.expanduser().absolute(), args.config
+    workdir.check(path, config)
+    data_dir = (args.data_dir or data.default_data_dir()).expanduser().absolute()
+    dataset = data.open_dataset(config.dataset, data_dir, args.manual_dir, console.track)
+    train_split, eval_split = dataset.read(config.train_split), dataset.read(config.eval_split)
+
+    from mnist_flax import parallel
+
+    mesh = parallel.make_mesh(config.batch_size)
+    facts = {
+        "image_shape": list(dataset.image_shape),
+        "class_names": list(dataset.class_names),
+        "train_examples": len(train_split.labels),
+        "eval_examples": len(eval_split.labels),
+        "data_dir": str(data_dir),
+    }
+    with workdir.claim(path, workdir.Run(config, facts, workdir.versions())) as recorded:
+        if changed := [f"{k} {v} (was {recorded.versions.get(k)})" for k, v in workdir.versions().items()
+                       if recorded.versions.get(k) != v]:  # fmt: skip
+            console.warn(f"this run began under other versions, so its last digits may differ: {', '.join(changed)}")
+        train(path, recorded, train_split, eval_split, mesh, signals)
+
+
+def train(
+    path: Path, recorded: workdir.Run, train_split: data.Split, eval_split: data.Split, mesh: Any,
+    signals: console.StopSignals,
+) -> None:  # fmt: skip
+    """Train from the latest checkpoint of a claimed workdir, or from the start, to the end."""
+    import jax
+
+    from mnist_flax import checkpoint, fit, parallel
+    from mnist_flax.state import as_arrays, init_state, make_model, make_optimizer
+
+    config, shape = recorded.config, tuple(recorded.data["image_shape"])
+    plan = fit.make_plan(config, len(train_split.labels))
+    model = make_model(config, len(recorded.data["class_names"]))
+    make_tx = make_optimizer(config, plan.steps_per_epoch)
+    hparams = as_arrays(config.hparams)
+    init = partial(init_state, model=model, make_tx=make_tx, image_shape=shape)
+    directory = workdir.checkpoints(path)
+    if checkpoint.exists(directory):
+        checkpoint.clean(directory)
+        like = jax.eval_shape(init, hparams)
+        start, state, info = checkpoint.restore(directory, "latest", like=like, set_aside=True, warn=console.warn)
+    else:
+        start, state, info = 0, jax.jit(init)(hparams), {"history": [], "best_step": None, "running": None}
+    writer.rewrite(workdir.metrics_file(path), info["history"])
+    log = _Log(path, config, plan, make_tx, info)
+    if start == plan.total_steps:
+        console.say(f"{path} is finished: nothing to do. {log.result()}")
+        return
+    _introduce(recorded, model, plan, start)
+
+    place = partial(parallel.replicate, mesh=mesh)
+    hparams, train_arrays, eval_arrays = place(hparams), place(tuple(train_split)), place(tuple(eval_split))
+    eval_batches = parallel.shard_batches(data.eval_batches(len(eval_split.labels), config.eval_batch_size), mesh)
+    events = fit.fit(
+        place(state),
+        start=start,
+        plan=plan,
+        order=lambda epoch: data.epoch_batches(len(train_split.labels), config.batch_size, config.hparams.seed, epoch),
+        train=lambda state, batches: fit.train_steps(
+            state, hparams, train_arrays, parallel.shard_batches(batches, mesh), model=model, make_tx=make_tx
+        ),
+        evaluate=lambda state: fit.eval_steps(state, hparams, eval_arrays, eval_batches, model=model),
+    )
+    saved = start
+    with signals.deferred(), console.Progress(plan.total_steps, start) as progress:
+        for event in events:
+            _check_finite(event, directory, saved)
+            log.record(event, progress)
+            if signals.received or (event.step - 1) % plan.steps_per_epoch + 1 in plan.save_at:
+                checkpoint.save(directory, event.step, event.state, log.info, keep=config.keep)
+                saved = event.step
+            if signals.received and event.step < plan.total_steps:
+                where = f"step {saved} is saved in {directory / str(saved)}; the same command goes on from there"
+                raise console.Stopped(signals.received, where)
+    console.say(f"{log.result()} Saved in {path}")
+
+
+class _Log:
+    """The run's metrics: on the terminal, in `metrics.jsonl`, and in `info`, which every checkpoint carries."""
+
+    def __init__(self, path: Path, config: Config, plan: "Plan", make_tx: "MakeTx", info: dict[str, Any]) -> None:
+        self.info = info
+        """history: the lines of `metrics.jsonl`; best_step; running: totals and seconds of the unfinished epoch."""
+        self._file, self._config, self._plan = workdir.metrics_file(path), config, plan
+        self._unit_schedule = make_tx.unit_schedule()
+
+    def record(self, event: "Event", progress: console.Progress) -> None:
+        """Add a call; behind an epoch's last one, write its two lines."""
+        before = self.info["running"] or {"totals": None, "seconds": 0.0}
+        totals = metrics.add(before["totals"], metrics.totals_of(event.metrics))
+        running = {"totals": totals, "seconds": before["seconds"] + event.seconds}
+        so_far = metrics.summary(totals)
+        name = f"epoch {event.epoch}/{self._config.epochs}"
+        progress.update(event.step, f"{name}  loss {so_far['loss']:.4f}  accuracy {so_far['accuracy']:.4f}")
+        if event.evaluation is None:
+            self.info["running"] = running
+            return
+        self.info["running"] = None
+        train = self._write(event, "train", so_far, running["seconds"])
+        scores = metrics.summary(metrics.totals_of(event.evaluation))
+        score = self._write(event, "eval", scores, event.evaluation_seconds)
+        evals = [line for line in self.info["history"] if line["split"] == "eval"]
+        self.info["best_step"] = max(evals, key=lambda line: line["accuracy"])["step"]  # the first of equals
+        progress.say(
+            f"{name}  step {event.step:>6,}  {train['seconds']:5.1f} s"
+            f"   train loss {train['loss']:.4f}  accuracy {train['accuracy']:.4f}"
+            f"   {self._config.eval_split} loss {score['loss']:.4f}  accuracy {score['accuracy']:.4f}"
+        )
+
+    def result(self) -> str:
+        """What the last evaluation said, as a count."""
+        last = self.info["history"][-1]
+        right = round(last["accuracy"] * last["examples"])
+        return (
+            f"{self._config.eval_split} accuracy: {right:,} of {last['examples']:,} ({last['accuracy']:.2%}) "
+            f"after {last['epoch']} epochs."
+        )
+
+    def _write(self, event: "Event", split: str, values: dict[str, Any], seconds: float) -> dict[str, Any]:
+        rate = self._config.hparams.learning_rate * float(np.asarray(self._unit_schedule(event.step - 1)))
+        line = {"step": event.step, "epoch": event.epoch, "split": split, **values}
+        line |= {"learning_rate": rate, "seconds": round(seconds, 3)}
+        self.info["history"].append(line)
+        writer.append(self._file, line)
+        return line
+
+
+def _introduce(recorded: workdir.Run, model: Any, plan: "Plan", start: int) -> None:
+    """Say what is going to be trained, on what."""
+    import flax.linen as nn
+    import jax
+    import jax.numpy as jnp
+
+    config, facts = recorded.config, recorded.data
+    width = shutil.get_terminal_size((100, 24)).columns
+    summary_of = nn.tabulate(model, jax.random.key(0), console_kwargs={"force_terminal": False, "width": width})
+    console.say(summary_of(jnp.zeros((1, *facts["image_shape"]), jnp.uint8)).strip())
+    shape = " x ".join(map(str, facts["image_shape"]))
+    console.say(
+        f"{config.dataset}: {facts['train_examples']:,} training images ({config.train_split}), "
+        f"{facts['eval_examples']:,} for evaluation ({config.eval_split}), uint8 {shape}, "
+        f"{len(facts['class_names'])} classes"
+    )
+    devices = jax.devices()
+    resumed = f"; resumed at step {start:,}" if start else ""
+    console.say(
+        f"{config.epochs} epochs of {plan.steps_per_epoch} steps of {config.batch_size} on {len(devices)} "
+        f"{devices[0].platform} device{'s' if len(devices) > 1 else ''}{resumed}"
+    )
+
+
+def _check_finite(event: "Event", directory: Path, saved: int) -> None:
+    """Stop at the first step whose numbers are not finite, and leave the last good checkpoint alone."""
+    import jax
+
+    seen = {"cross_entropy": event.metrics.cross_entropy, "gradient_norm": event.metrics.gradient_norm,
+            "l2_penalty": event.metrics.l2_penalty}  # fmt: skip
+    bad = ~np.all([np.isfinite(values) for values in seen.values()], axis=0)
+    good = f"the last good checkpoint is {directory / str(saved)}" if saved else "no checkpoint was saved before it"
+    remedy = "try a smaller learning_rate"
+    if bad.any():
+        first = int(bad.argmax())
+        step = event.step - len(bad) + first + 1
+        values = ", ".join(f"{name}={float(v[first])}" for name, v in seen.items())
+        raise RunError(f"not finite at step {step}: {values}; {good}; {remedy}")
+    leaves = jax.tree_util.tree_leaves_with_path(event.state)
+    if wrong := [jax.tree_util.keystr(p) for p, leaf in leaves if not np.isfinite(np.asarray(leaf)).all()]:
+        raise RunError(f"not finite after step {event.step}: {', '.join(wrong)}; {good}; {remedy}")
+
+
+if __name__ == "__main__":
+    console.main(Args, run)
