@@ -58,6 +58,8 @@ class StopSignals:
 
 def main(args_type: type[Args], run: Callable[[Args, StopSignals], None]) -> NoReturn:
     """Parse the command line into `args_type`, run, and turn what goes wrong into one line and an exit code."""
+    if "--traceback" not in sys.argv:
+        sys.excepthook = _unexpected
     try:
         signals = StopSignals()
         run(_parse(args_type), signals)
@@ -68,8 +70,6 @@ def main(args_type: type[Args], run: Callable[[Args, StopSignals], None]) -> NoR
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.exit_code)
-    except Exception as error:  # noqa: BLE001 - the last border: a defect of ours is one line too
-        _fail(f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; --traceback shows where", 1)
     sys.exit(0)
 
 
@@ -145,6 +145,12 @@ def _parse(args_type: type[Args]) -> Args:
             flag = next(word for word in suggestion[0].split() if word.startswith("--"))
             text += f"; did you mean {flag}?"
         raise InputError(f"{text} (--help lists every flag)") from None
+
+
+def _unexpected(kind: type[BaseException], error: BaseException, _: object) -> None:
+    """A defect of ours is one line too."""
+    text = " ".join(str(error).split())[:300]
+    print(f"error: unexpected {kind.__name__}: {text} (--traceback shows where)", file=sys.stderr)
 
 
 def _fail(error: object, code: int) -> NoReturn:

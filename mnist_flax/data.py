@@ -8,16 +8,20 @@ The first use prepares `mnist/3.0.1` as TFDS would, from the files in this packa
 every later use maps that copy into memory, and does not even import TFDS unless a split is sliced.
 """
 
+import contextlib
+import fcntl
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mnist_flax import prepare
 from mnist_flax.config import InputError
-from mnist_flax.prepare import IDX_DATASETS, IDX_VERSION, Track, prepare, sha256
+from mnist_flax.decode import Track, decode, find_prepared
 
 
 class Split(NamedTuple):
@@ -91,15 +95,23 @@ def open_dataset(name: str, data_dir: Path, manual_dir: Path | None = None, trac
     Raises:
       InputError: there is no such dataset, its files are damaged, or they cannot be fetched or written.
     """
+    is_idx = name in prepare.IDX_DATASETS
     try:
-        if name in IDX_DATASETS and (dataset := _read_decoded(data_dir / name / IDX_VERSION / "decoded")):
+        if is_idx and (dataset := _read_decoded(prepare.prepared_dir(name, data_dir) / "decoded")):
             return dataset
-        decoded = prepare(name, data_dir, manual_dir, track, lambda path: _read_decoded(path) is not None)
+        if is_idx and not prepare.is_prepared(name, data_dir):
+            prepare.check_sources(name, manual_dir)
+            with _lock(data_dir):
+                if not prepare.is_prepared(name, data_dir):
+                    prepare.prepare(name, data_dir, manual_dir, track)
+        builder = find_prepared(name, data_dir)
+        directory = Path(builder.data_path) / "decoded"
+        if dataset := _read_decoded(directory):
+            return dataset
+        with _lock(data_dir):
+            return _read_decoded(directory) or _dataset(directory, decode(name, builder, directory, track))
     except OSError as error:
         raise InputError(f"data_dir={str(data_dir)!r} cannot be used ({error}); give another --data-dir") from error
-    if not (dataset := _read_decoded(decoded)):
-        raise InputError(f"{decoded} changed while it was read; run again")
-    return dataset
 
 
 def epoch_batches(num_examples: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
@@ -124,14 +136,30 @@ def _in_batches(indices: np.ndarray, batch_size: int) -> np.ndarray:
     return padded.reshape(steps, batch_size)
 
 
-def _read_decoded(decoded: Path) -> Dataset | None:
+@contextlib.contextmanager
+def _lock(data_dir: Path) -> Iterator[None]:
+    """One process prepares at a time; the others wait and find the work done."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with open(data_dir / ".mnist_flax.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _read_decoded(directory: Path) -> Dataset | None:
     """The decoded copy, or None where it is missing or not what was written."""
     try:
-        spec = json.loads((decoded / "spec.json").read_text())
-        spec["image_shape"], spec["class_names"] = tuple(spec["image_shape"]), tuple(spec["class_names"])
-        dataset = Dataset(directory=str(decoded), **spec)
+        dataset = _dataset(directory, json.loads((directory / "spec.json").read_text()))
         # 55 MB at 1.5 GB/s: cheap, and a flipped bit in the data must not go unnoticed.
-        sound = all(sha256(decoded / file) == sha for file, sha in dataset.sha256.items())
+        for file, expected in dataset.sha256.items():
+            if hashlib.sha256((directory / file).read_bytes()).hexdigest() != expected:
+                return None
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
-    return dataset if sound else None
+    return dataset
+
+
+def _dataset(directory: Path, spec: dict[str, Any]) -> Dataset:
+    height, width, channels = spec["image_shape"]
+    return Dataset(
+        str(directory), (height, width, channels), tuple(spec["class_names"]), spec["examples"], spec["sha256"]
+    )

@@ -34,7 +34,7 @@ Totals = dict[str, float]
 
 def totals_of(metrics: Metrics) -> Totals:
     """Sum over steps, in float64, so that neither the number of calls nor their order changes the result's digits."""
-    return {name: float(np.sum(leaf, dtype=np.float64)) for name, leaf in metrics._asdict().items()}
+    return {name: float(np.asarray(leaf).sum(dtype=np.float64)) for name, leaf in metrics._asdict().items()}
 
 
 def add(a: Totals | None, b: Totals) -> Totals:

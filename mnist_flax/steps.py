@@ -46,7 +46,7 @@ def train_step(
         state.params, state.batch_stats, hparams, batch, dropout_key, model=model
     )
     updates, opt_state = make_tx(hparams).update(grads, state.opt_state, state.params)
-    metrics = _metrics(sums, state.params, hparams, batch, model, optax.global_norm(grads))
+    metrics = _metrics(sums, state.params, hparams, batch, model, optax.tree.norm(grads))
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 

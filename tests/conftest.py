@@ -1,0 +1,102 @@
+"""Eight virtual CPU devices, strict ranks, and a tiny run that many tests share."""
+
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mnist_flax import data
+from mnist_flax.config import Config, Hyperparams
+from mnist_flax.state import MakeTx, TrainState, as_arrays, init_state, make_model, make_optimizer
+
+TINY = Config(widths=(16, 16), batch_size=16, epochs=2, steps_per_call=4)
+TINY_FLAGS = ["--widths", "16", "16", "--batch-size", "16", "--epochs", "2", "--steps-per-call", "4",
+              "--train-split", "train[:200]", "--eval-split", "test[:203]"]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def dataset() -> data.Dataset:
+    """MNIST as every user gets it."""
+    return data.open_dataset("mnist", data.default_data_dir())
+
+
+@pytest.fixture(scope="session")
+def small(dataset: data.Dataset) -> data.Split:
+    """200 training digits: 12 batches of 16 and a short one of 8."""
+    return data.Split(*map(jax.numpy.asarray, dataset.read("train[:200]")))
+
+
+class Tiny:
+    """A model of two narrow layers with everything that belongs to it."""
+
+    def __init__(self, config: Config = TINY) -> None:
+        self.config = config
+        self.model = make_model(config, 10)
+        self.make_tx: MakeTx = make_optimizer(config, 13)
+
+    def hparams(self, **overrides: float) -> Hyperparams:
+        """As arrays."""
+        return as_arrays(Hyperparams(**overrides))
+
+    def init(self, hparams: Hyperparams) -> TrainState:
+        """The state before the first step."""
+        return init_state(hparams, model=self.model, make_tx=self.make_tx, image_shape=(28, 28, 1))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Tiny:
+    return Tiny()
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def command() -> Command:
+    """Run `python -m mnist_flax.<name> ...` as a user does: one device, a process of its own."""
+
+    def run(name: str, *args: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
+        env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | dict(kwargs.pop("env", {}))  # type: ignore
+        line = [sys.executable, "-m", f"mnist_flax.{name}", *map(str, args)]
+        return subprocess.run(line, capture_output=True, text=True, env=env, timeout=120, **kwargs)  # type: ignore
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a finished tiny run; read only, copy it to change it."""
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    result = command("train", "--workdir", path, *TINY_FLAGS)
+    assert result.returncode == 0, result.stderr
+    return path
+
+
+@pytest.fixture(autouse=True)
+def restore_signals() -> Iterator[None]:
+    """Commands run in this process install handlers and an excepthook."""
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    hook = sys.excepthook
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+    sys.excepthook = hook
+
+
+def assert_trees_equal(a: object, b: object) -> None:
+    """Bit for bit."""
+    leaves_a, leaves_b = (jax.tree_util.tree_leaves_with_path(t) for t in (a, b))
+    assert len(leaves_a) == len(leaves_b)
+    for (path, x), (_, y) in zip(leaves_a, leaves_b, strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y), err_msg=jax.tree_util.keystr(path))

@@ -1,0 +1,71 @@
+"""Imports go down only, and stay out of the way."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "mnist_flax"
+LAYERS = {
+    "config": 0, "model": 0, "metrics": 0, "prepare": 0, "decode": 0, "parallel": 0, "checkpoint": 0, "writer": 0,
+    "console": 0,
+    "state": 1, "data": 1, "workdir": 1,
+    "steps": 2,
+    "fit": 3, "evaluate": 3,
+    "train": 4,
+}  # fmt: skip
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            base = node.module or ""
+            found |= {f"{base}.{alias.name}" for alias in node.names} if base == "mnist_flax" else {base}
+    return {name.split(".")[1] for name in found if name.startswith("mnist_flax.")} & LAYERS.keys()
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == LAYERS.keys()
+
+
+@pytest.mark.parametrize("module", LAYERS)
+def test_imports_go_down(module: str) -> None:
+    for name in imports_of(PACKAGE / f"{module}.py"):
+        below = LAYERS[name] < LAYERS[module] or name == "config"
+        assert below, f"{module} (layer {LAYERS[module]}) imports {name} (layer {LAYERS[name]})"
+
+
+def test_no_file_outgrows_a_reader() -> None:
+    long = {path.name: n for path in PACKAGE.glob("*.py") if (n := len(path.read_text().splitlines())) > 220}
+    assert not long
+
+
+def fastest(code: list[str], tries: int = 4) -> float:
+    times = []
+    for _ in range(tries):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *code], check=True, capture_output=True)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+@pytest.mark.parametrize("module", ["train", "evaluate"])
+def test_help_is_fast(module: str) -> None:
+    assert fastest(["-m", f"mnist_flax.{module}", "--help"]) < 0.5
+
+
+def test_import_is_fast() -> None:
+    assert fastest(["-c", "import mnist_flax"]) - fastest(["-c", "pass"]) < 0.1
+
+
+def test_no_tensorflow_or_torch_is_installed_or_imported(finished: Path) -> None:
+    code = f"import sys, mnist_flax; mnist_flax.load({str(finished)!r}); import mnist_flax.train, mnist_flax.prepare;"
+    code += "assert not {'tensorflow', 'torch'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)

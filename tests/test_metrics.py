@@ -1,0 +1,55 @@
+"""The report against scikit-learn, and against a definition written out."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score
+
+from mnist_flax.metrics import report
+
+
+@pytest.fixture(scope="module", params=[(1, 10), (203, 10), (5000, 4)])
+def example(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
+    n, classes = request.param
+    rng = np.random.default_rng(n)
+    labels = rng.integers(classes, size=n)
+    logits = rng.normal(size=(n, classes)).astype(np.float32) * 3
+    logits[np.arange(n), labels] += 3 * rng.random(n)
+    return logits, labels
+
+
+def test_report_equals_scikit_learn(example: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = example
+    classes = np.arange(logits.shape[1])
+    probabilities = np.exp(logits.astype(np.float64))
+    probabilities /= probabilities.sum(1, keepdims=True)
+    predicted = logits.argmax(1)
+    got = report(logits, labels)
+    assert got["examples"] == len(labels)
+    assert got["correct"] == (predicted == labels).sum()
+    assert got["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    assert got["cross_entropy"] == pytest.approx(log_loss(labels, probabilities, labels=classes))
+    assert got["confusion_matrix"] == confusion_matrix(labels, predicted, labels=classes).tolist()
+    present = np.unique(labels)
+    recall = recall_score(labels, predicted, labels=present, average=None)
+    assert [got["per_class_accuracy"][c] for c in present] == pytest.approx(recall.tolist())
+    assert all(got["per_class_accuracy"][c] is None for c in set(classes) - set(present))
+
+
+def test_calibration_error_equals_its_definition(example: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = example
+    error, n = 0.0, len(labels)
+    for b in range(15):
+        members = []
+        for row, label in zip(logits.astype(np.float64), labels, strict=True):
+            p = np.exp(row) / np.exp(row).sum()
+            if b / 15 < p.max() <= (b + 1) / 15:
+                members.append((float(p.argmax() == label), p.max()))
+        if members:
+            hits, confidences = np.mean(members, axis=0)
+            error += len(members) / n * abs(hits - confidences)
+    assert report(logits, labels)["expected_calibration_error"] == pytest.approx(error)
+
+
+def test_huge_logits_stay_finite() -> None:
+    got = report(np.array([[1e4, 0.0], [0.0, 1e4]], np.float32), np.array([0, 0]))
+    assert got["cross_entropy"] == pytest.approx(5000)

@@ -1,0 +1,212 @@
+"""One step, its drivers: what they compute is the same."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import Tiny, assert_trees_equal
+
+from mnist_flax import data, fit, parallel
+from mnist_flax.config import Config, Hyperparams
+from mnist_flax.metrics import Metrics, summary, totals_of
+from mnist_flax.model import l2_penalty
+from mnist_flax.state import MakeTx, stream_key
+from mnist_flax.steps import eval_step, take, train_step
+
+
+@pytest.fixture(scope="module")
+def indices() -> np.ndarray:
+    """One epoch of 200 examples in batches of 16: 13 steps, the last with 8 examples."""
+    return data.epoch_batches(200, 16, seed=0, epoch=0)
+
+
+@pytest.fixture(scope="module")
+def lone(tiny: Tiny, small: data.Split, indices: np.ndarray):
+    """A run of 13 steps of one member, dropout on, for several hyperparameters."""
+
+    def run(**overrides: float) -> tuple:
+        h = tiny.hparams(**overrides)
+        return fit.train_steps(tiny.init(h), h, small, indices, model=tiny.model, make_tx=tiny.make_tx)
+
+    return run
+
+
+def test_scan_equals_the_loop_bit_for_bit(tiny: Tiny, small: data.Split, indices: np.ndarray, lone) -> None:
+    h = tiny.hparams()
+    state, metrics = tiny.init(h), []
+    step = jax.jit(lambda state, h, batch: train_step(state, h, batch, model=tiny.model, make_tx=tiny.make_tx))
+    for row in indices:
+        state, m = step(state, h, take(small, row))
+        metrics.append(m)
+    scanned, scanned_metrics = lone()
+    assert_trees_equal(scanned, state)
+    assert_trees_equal(scanned_metrics, jax.tree.map(lambda *leaves: np.stack(leaves), *metrics))
+
+
+def test_calls_of_any_size_are_the_same_run(tiny: Tiny, small: data.Split, indices: np.ndarray, lone) -> None:
+    h = tiny.hparams()
+    state = tiny.init(h)
+    for first, last in ((0, 4), (4, 5), (5, 13)):
+        state, _ = fit.train_steps(state, h, small, indices[first:last], model=tiny.model, make_tx=tiny.make_tx)
+    assert_trees_equal(state, lone()[0])
+
+
+def test_one_program_whatever_the_hyperparameters(lone) -> None:
+    lone()
+    before = fit.train_steps._cache_size()
+    for change in ({"learning_rate": 3e-2}, {"l2": 0.0}, {"dropout_rate": 0.0}, {"seed": 7}, {"b1": 0.5}, {"b2": 0.9},
+                   {"label_smoothing": 0.1}):  # fmt: skip
+        lone(**change)
+    assert fit.train_steps._cache_size() == before
+    fields = {f.name for f in dataclasses.fields(Hyperparams)}
+    assert fields == {"learning_rate", "l2", "dropout_rate", "seed", "b1", "b2", "label_smoothing"}
+
+
+def test_every_hyperparameter_matters(lone) -> None:
+    base = np.asarray(lone()[0].params["dense_1"]["kernel"])
+    for change in ({"learning_rate": 3e-2}, {"l2": 0.1}, {"dropout_rate": 0.0}, {"seed": 7}, {"b1": 0.5}, {"b2": 0.9},
+                   {"label_smoothing": 0.1}):  # fmt: skip
+        assert np.abs(np.asarray(lone(**change)[0].params["dense_1"]["kernel"]) - base).max() > 1e-5, change
+
+
+def test_every_member_of_a_population_equals_its_lone_run(tiny: Tiny, small: data.Split, lone) -> None:
+    members = [{}, {"learning_rate": 1e-2, "seed": 1}, {"dropout_rate": 0.5}, {"l2": 0.1, "seed": 2}]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(tiny.hparams(**m) for m in members))
+    order = np.broadcast_to(data.epoch_batches(200, 16, seed=0, epoch=0), (4, 13, 16))
+    states = jax.vmap(tiny.init)(stacked)
+    run = partial(fit.train_steps, model=tiny.model, make_tx=tiny.make_tx)
+    states, metrics = jax.jit(jax.vmap(run, in_axes=(0, 0, None, 0)))(states, stacked, small, order)
+    for index, member in enumerate(members):
+        state, lone_metrics = lone(**member)
+        np.testing.assert_allclose(metrics.cross_entropy[index], lone_metrics.cross_entropy, rtol=1e-4)
+        np.testing.assert_array_equal(metrics.examples[index], lone_metrics.examples)
+        kernel = np.asarray(state.params["dense_1"]["kernel"])
+        np.testing.assert_allclose(states.params["dense_1"]["kernel"][index], kernel, atol=1e-4)
+
+
+def test_eight_devices_equal_one(tiny: Tiny, small: data.Split, indices: np.ndarray, lone) -> None:
+    assert len(jax.devices()) == 8
+    mesh, h = parallel.make_mesh(16), tiny.hparams()
+    place = parallel.replicate
+    state, metrics = fit.train_steps(
+        place(tiny.init(h), mesh), place(h, mesh), place(tuple(small), mesh), parallel.shard_batches(indices, mesh),
+        model=tiny.model, make_tx=tiny.make_tx,
+    )  # fmt: skip
+    one, one_metrics = lone()
+    assert len(state.params["dense_1"]["kernel"].sharding.device_set) == 8
+    np.testing.assert_allclose(metrics.cross_entropy, one_metrics.cross_entropy, rtol=1e-4)
+    np.testing.assert_array_equal(metrics.examples, one_metrics.examples)
+    np.testing.assert_allclose(state.params["dense_1"]["kernel"], one.params["dense_1"]["kernel"], atol=1e-4)
+    # Not the mean in front of BatchNorm: it absorbs a bias that drifts by rounding. The function is the same.
+    apply = tiny.model.apply
+    logits = [apply({"params": s.params, "batch_stats": s.batch_stats}, small.images) for s in (state, one)]
+    np.testing.assert_allclose(*logits, atol=2e-3)
+
+
+def test_no_host_round_trip_inside_a_call(tiny: Tiny, small: data.Split, indices: np.ndarray) -> None:
+    mesh, h = parallel.make_mesh(16), tiny.hparams()
+    state, h, split = (parallel.replicate(tree, mesh) for tree in (tiny.init(h), h, tuple(small)))
+    batches = parallel.shard_batches(indices, mesh)
+    with jax.transfer_guard("disallow"):
+        fit.train_steps(state, h, split, batches, model=tiny.model, make_tx=tiny.make_tx)
+
+
+@pytest.mark.parametrize("batch_size", [1, 50, 203, 1000])
+def test_evaluation_at_203_examples_equals_numpy(tiny: Tiny, dataset: data.Dataset, lone, batch_size: int) -> None:
+    split, h = dataset.read("test[:203]"), tiny.hparams(l2=0.01, label_smoothing=0.3)
+    state, _ = lone()
+    got = summary(totals_of(fit.eval_steps(state, h, split, data.eval_batches(203, batch_size), model=tiny.model)))
+
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), state.params)
+    s = jax.tree.map(lambda x: np.asarray(x, np.float64), state.batch_stats["batch_norm_2"])
+    x = np.maximum(split.images.reshape(203, 784) / 255 @ p["dense_1"]["kernel"] + p["dense_1"]["bias"], 0)
+    x = x @ p["dense_2"]["kernel"] + p["dense_2"]["bias"]
+    x = (x - s["mean"]) / np.sqrt(s["var"] + 1e-3) * p["batch_norm_2"]["scale"] + p["batch_norm_2"]["bias"]
+    logits = np.maximum(x, 0) @ p["dense_3"]["kernel"] + p["dense_3"]["bias"]
+    nll = np.log(np.exp(logits).sum(1)) - logits[np.arange(203), split.labels]
+    penalty = 0.01 * (p["dense_2"]["kernel"] ** 2).sum()
+    assert got["examples"] == 203
+    assert got["accuracy"] == (logits.argmax(1) == split.labels).mean()
+    np.testing.assert_allclose(got["cross_entropy"], nll.mean(), rtol=1e-5)
+    np.testing.assert_allclose(got["l2_penalty"], penalty, rtol=1e-5)
+    np.testing.assert_allclose(got["loss"], nll.mean() + penalty, rtol=1e-5)
+
+
+def test_padding_counts_nowhere(tiny: Tiny, small: data.Split, lone) -> None:
+    """A batch filled up with -1 and the short batch itself: the same update, the same metrics."""
+    h = tiny.hparams(dropout_rate=0.0)
+    short, padded = np.arange(5), np.r_[np.arange(5), [-1] * 11]
+    step = jax.jit(lambda row: train_step(tiny.init(h), h, take(small, row), model=tiny.model, make_tx=tiny.make_tx))
+    (a, ma), (b, mb) = step(short), step(padded)
+    assert int(ma.examples) == int(mb.examples) == 5
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), ma, mb)
+    for layer in ("dense_1", "dense_3"):
+        np.testing.assert_allclose(a.params[layer]["kernel"], b.params[layer]["kernel"], atol=1e-5)
+    evals = [eval_step(a, h, take(small, row), model=tiny.model) for row in (short, padded)]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), *evals)
+
+
+def test_streams_and_steps_have_keys_of_their_own() -> None:
+    keys = {str(jax.random.key_data(stream_key(seed, stream, step)))
+            for seed in (0, 1) for stream in ("params", "dropout") for step in (0, 1, 2)}  # fmt: skip
+    assert len(keys) == 12
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_schedules(schedule, warmup: int) -> None:
+    unit = MakeTx(schedule, warmup, 50, (), 1e-7).unit_schedule()
+    factors = np.array([float(unit(count)) for count in range(51)])
+    np.testing.assert_allclose(factors[:warmup], np.arange(1, warmup + 1) / (warmup + 1), rtol=1e-6)
+    progress = np.arange(51 - warmup) / (50 - warmup)
+    want = {"constant": np.ones_like(progress), "linear": 1 - progress, "cosine": (1 + np.cos(np.pi * progress)) / 2}
+    np.testing.assert_allclose(factors[warmup:], want[schedule], atol=1e-6)
+    assert factors[:50].min() > 0  # no step of the run is wasted
+
+
+def test_the_schedule_scales_the_update(tiny: Tiny) -> None:
+    h, params = tiny.hparams(learning_rate=0.5, l2=0.0), {"dense_1": {"kernel": jnp.ones((2, 2))}}
+    tx = MakeTx("linear", 0, 4, (), 1e-7)(h)
+    opt_state, sizes = tx.init(params), []
+    for _ in range(4):
+        updates, opt_state = tx.update(params, opt_state, params)  # a constant gradient: Adam's direction is 1
+        sizes.append(float(-updates["dense_1"]["kernel"][0, 0]))
+    np.testing.assert_allclose(sizes, [0.5, 0.375, 0.25, 0.125], rtol=1e-5)
+
+
+def test_l2_is_the_gradient_of_the_reported_penalty(tiny: Tiny) -> None:
+    """With plain descent behind it instead of Adam, the chain's first part alone moves the weights."""
+    h = tiny.hparams(l2=0.3)
+    params = tiny.init(h).params
+    tx = tiny.make_tx(h)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    _, opt_state = tx.update(zero, tx.init(params), params)
+    gradient = jax.grad(lambda p: h.l2 * l2_penalty(p, (2,)))(params)  # Adam's first moment is (1 - b1) times it
+    jax.tree.map(lambda m, g: np.testing.assert_allclose(m, 0.1 * g, rtol=1e-4), opt_state[1].mu, gradient)
+    assert np.abs(gradient["dense_2"]["kernel"]).max() > 0.01
+
+
+def test_plans_cut_epochs_evenly() -> None:
+    plan = fit.make_plan(Config(), 60_000)
+    assert plan.steps_per_epoch == 469 and plan.total_steps == 1876
+    assert {last - first for first, last in plan.calls} == {67}  # one compiled program
+    assert plan.save_at == {469}
+    plan = fit.make_plan(Config(checkpoint_every=100), 60_000)
+    assert plan.save_at == {100, 200, 300, 400, 469}
+    flat = [step for first, last in plan.calls for step in range(first, last)]
+    assert flat == list(range(469)) and max(last - first for first, last in plan.calls) <= 67
+    assert plan.save_at <= {last for _, last in plan.calls}
+
+
+def test_metrics_merge_in_any_order() -> None:
+    rng = np.random.default_rng(0)
+    leaves = [rng.random(40, np.float32) for _ in range(5)]
+    whole = totals_of(Metrics(*leaves))
+    for _ in range(10):
+        parts = np.split(rng.permutation(40), [rng.integers(1, 39)])
+        halves = [totals_of(Metrics(*(leaf[part] for leaf in leaves))) for part in parts]
+        for name in whole:
+            np.testing.assert_allclose(halves[0][name] + halves[1][name], whole[name], rtol=1e-14)
