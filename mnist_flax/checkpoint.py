@@ -156,7 +156,7 @@ def _damage(path: Path) -> str | None:
         return None
     lines = set(expected.splitlines()) ^ set(found.splitlines())
     names = sorted({line.split(b"  ", 1)[-1].decode(errors="replace") for line in lines})
-    return f"changed: {', '.join(names) or _SUMS}"
+    return f"changed: {', '.join(names)}, or {_SUMS} itself"
 
 
 def _write_durably(path: Path, content: bytes) -> None:

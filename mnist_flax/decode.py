@@ -91,6 +91,7 @@ def _examples(builder: Any, split: str) -> Iterator[tuple[np.ndarray, int]]:
     from PIL import Image
     from tensorflow_datasets.proto import tf_example_pb2
 
+    parse = tf_example_pb2.Example.FromString  # generated: no static name
     shape = builder.info.features["image"].shape
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[shape[-1]]
     files = [str(file) for file in builder.info.splits[split].filepaths]
@@ -101,7 +102,7 @@ def _examples(builder: Any, split: str) -> Iterator[tuple[np.ndarray, int]]:
         records = (record for file in files for record in _tfrecords(file))
     for record in records:
         # A third of the time of TFDS's own decoder, which is written for features of any kind.
-        feature = tf_example_pb2.Example.FromString(record).features.feature
+        feature = parse(record).features.feature
         image = Image.open(io.BytesIO(feature["image"].bytes_list.value[0])).convert(mode)
         yield np.asarray(image).reshape(shape), feature["label"].int64_list.value[0]
 

@@ -81,7 +81,7 @@ def prepare(name: str, data_dir: Path, manual_dir: Path | None, track: Track) ->
                     for index in track(range(len(labels)), f"preparing {name} {split}", len(labels)):
                         yield index, {"image": _png(images[index]), "label": int(labels[index])}
 
-    for leftover in (data_dir / name).glob(f"{IDX_VERSION}.incomplete*"):
+    for leftover in (data_dir / name).glob(f"incomplete.*_{IDX_VERSION}"):
         shutil.rmtree(leftover)  # whoever wrote it was killed
     Idx.name = name
     tfds.disable_progress_bar()

@@ -1,0 +1,201 @@
+"""Nothing is lost: real processes are killed, stopped and starved, and the rerun ends where a straight run ends."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY_FLAGS, Command, assert_trees_equal
+
+from mnist_flax import checkpoint, workdir
+
+FLAGS = [*TINY_FLAGS, "--epochs", "12", "--checkpoint-every", "5", "--keep", "3"]
+TOTAL = 12 * 13
+
+
+def start(path: Path, *flags: str, **kwargs) -> subprocess.Popen:
+    line = [sys.executable, "-m", "mnist_flax.train", "--workdir", str(path), *FLAGS, *flags]
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **kwargs)
+
+
+def wait_for_step(process: subprocess.Popen, path: Path, step: int) -> None:
+    """Return as soon as a checkpoint of `step` or later is there."""
+    while max(checkpoint.steps(path / "checkpoints"), default=0) < step:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+
+
+def result_of(path: Path) -> tuple[dict, list[dict]]:
+    """The final state, and the metrics without their timings."""
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    step, state, info = checkpoint.restore(path / "checkpoints", "latest", warn=pytest.fail)
+    assert step == TOTAL and info["history"] == lines
+    return state, [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("straight") / "exp"
+    process = start(path)
+    assert process.wait() == 0, process.communicate()
+    return path
+
+
+def assert_same_run(path: Path, straight: Path) -> None:
+    (state, lines), (want_state, want_lines) = result_of(path), result_of(straight)
+    assert lines == want_lines
+    assert_trees_equal(state, want_state)
+    assert not list((path / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_anywhere_it_ends_bit_for_bit_where_a_straight_run_ends(
+    straight: Path, tmp_path: Path, seed: int
+) -> None:
+    rng, path = np.random.default_rng(seed), tmp_path / "exp"
+    for step in sorted(rng.integers(1, TOTAL, size=2)):
+        process = start(path)
+        wait_for_step(process, path, int(step))
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.wait()
+    process = start(path)
+    assert process.wait() == 0, process.communicate()
+    assert_same_run(path, straight)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_rerun_goes_on(straight: Path, tmp_path: Path, signum: int, code: int) -> None:
+    path = tmp_path / "exp"
+    process = start(path)
+    wait_for_step(process, path, 30)
+    process.send_signal(signum)
+    _, stderr = process.communicate()
+    assert process.returncode == code
+    saved = checkpoint.steps(path / "checkpoints")[-1]
+    assert stderr.count("\n") == 1 and f"step {saved} is saved in {path}/checkpoints/{saved}" in stderr
+    process = start(path)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0 and f"resumed at step {saved}" in stdout and stderr == ""
+    assert_same_run(path, straight)
+
+
+def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
+    """In a call that would take minutes: the first signal waits for its end, the second does not."""
+    path = tmp_path / "exp"
+    process = start(path, "--widths", "4096", "4096", "--batch-size", "8", "--train-split", "train",
+                    "--steps-per-call", "100000", "--checkpoint-every", "0", bufsize=1)  # fmt: skip
+    assert process.stdout
+    while "12 epochs of 7500 steps" not in process.stdout.readline():
+        assert process.poll() is None
+    time.sleep(3)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=5) == 143
+
+
+def test_a_second_process_is_told_who_holds_the_workdir(tmp_path: Path) -> None:
+    path = tmp_path / "exp"
+    first = start(path, "--epochs", "2000")
+    wait_for_step(first, path, 5)
+    second = start(path, "--epochs", "2000")
+    _, stderr = second.communicate()
+    assert second.returncode == 2 and stderr.count("\n") == 1
+    assert f"in use by pid {first.pid} on host {os.uname().nodename} since 20" in stderr
+    first.kill()
+    first.wait()
+    third = start(path, "--epochs", "2000")  # a killed holder blocks nobody
+    wait_for_step(third, path, checkpoint.steps(path / "checkpoints")[-1] + 5)
+    third.kill()
+    third.wait()
+
+
+@pytest.mark.parametrize("left", ["checkpoint", "nothing"])
+def test_a_damaged_checkpoint_is_set_aside(straight: Path, tmp_path: Path, command: Command, left: str) -> None:
+    path = tmp_path / "exp"
+    shutil.copytree(straight, path)
+    steps = checkpoint.steps(path / "checkpoints")
+    for step in steps[-1:] if left == "checkpoint" else steps:
+        file = max((path / "checkpoints" / str(step)).rglob("*"), key=lambda f: f.stat().st_size)
+        content = bytearray(file.read_bytes())
+        content[-100] ^= 4
+        file.write_bytes(content)
+    process = start(path)
+    stdout, stderr = process.communicate()
+    assert f"checkpoints/{TOTAL} is damaged (changed: " in stderr and f"corrupt-{TOTAL}" in stderr
+    if left == "checkpoint":
+        assert process.returncode == 0 and f"resumed at step {steps[-2]}" in stdout
+        assert_same_run(path, straight)
+    else:
+        assert process.returncode == 1 and "error: no sound checkpoint is left" in stderr
+        assert command("train", "--workdir", path, *FLAGS).returncode == 1  # and never a silent fresh start
+        assert command("evaluate", "--workdir", path).returncode == 1
+
+
+def test_metrics_are_restored_whatever_happened_to_them(straight: Path, tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "exp"
+    shutil.copytree(straight, path)
+    with open(path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 169, "half a li')
+    assert command("train", "--workdir", path, *FLAGS).returncode == 0
+    assert_same_run(path, straight)
+    (path / "metrics.jsonl").unlink()
+    assert command("train", "--workdir", path, *FLAGS).returncode == 0
+    assert_same_run(path, straight)
+
+
+@pytest.mark.parametrize("flags", [("--learning-rate", "1e30"), ("--l2", "3e38", "--learning-rate", "1e3")])
+def test_not_finite_stops_and_keeps_the_last_good_checkpoint(command: Command, tmp_path: Path, flags: tuple) -> None:
+    result = command("train", "--workdir", tmp_path / "exp", *FLAGS, *flags)
+    assert result.returncode == 1 and result.stderr.startswith("error: not finite ")
+    assert result.stderr.count("\n") == 1 and "learning_rate" in result.stderr
+    for step in checkpoint.steps(tmp_path / "exp" / "checkpoints"):
+        _, state, _ = checkpoint.restore(tmp_path / "exp" / "checkpoints", step, warn=pytest.fail)
+        assert all(np.isfinite(leaf).all() for leaf in [*state["params"]["dense_1"].values()])
+
+
+def test_a_vanished_workdir_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "exp"
+    process = start(path, "--epochs", "2000")
+    wait_for_step(process, path, 5)
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(path, ignore_errors=True)
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1
+    assert not (path / "config.json").exists()
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Path:
+    """A file system of one megabyte."""
+    path = tmp_path / "small"
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "none", str(path)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_last_good_checkpoint(full_disk: Path, command: Command) -> None:
+    path = full_disk / "exp"
+    result = command("train", "--workdir", path, *FLAGS, "--keep", "1000")
+    assert result.returncode == 1, result.stdout
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1 and "No space left" in result.stderr
+    saved = checkpoint.steps(path / "checkpoints")
+    assert f"the last good checkpoint is {path}/checkpoints/{saved[-1]}" in result.stderr
+    assert command("evaluate", "--workdir", path).stdout.startswith(f"mnist test[:203], step {saved[-1]}")
+
+
+def test_a_straight_run_records_its_versions(straight: Path) -> None:
+    assert workdir.read_run(straight).versions == workdir.versions()

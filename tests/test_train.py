@@ -1,0 +1,185 @@
+"""The commands, as a user runs them: real processes, a real workdir."""
+
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY_FLAGS, Command
+
+import mnist_flax
+from mnist_flax import data, metrics, workdir
+from mnist_flax.config import Config
+
+
+def lines_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_workdir_of_a_finished_run(finished: Path) -> None:
+    assert sorted(p.name for p in finished.iterdir()) == [".lock", "checkpoints", "config.json", "metrics.jsonl"]
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["13", "26"]
+    config = json.loads((finished / "config.json").read_text())
+    assert config["config"]["widths"] == [16, 16] and config["config"]["hparams"]["learning_rate"] == 1e-3
+    assert {"python", "jax", "flax", "optax", "orbax-checkpoint"} <= config["versions"].keys()
+    lines = lines_of(finished)
+    assert [(line["step"], line["epoch"], line["split"]) for line in lines] == [
+        (13, 1, "train"), (13, 1, "eval"), (26, 2, "train"), (26, 2, "eval"),
+    ]  # fmt: skip
+    keys = "step epoch split loss cross_entropy l2_penalty accuracy examples learning_rate seconds"
+    assert all(list(line) == keys.split() for line in lines)
+    assert [line["examples"] for line in lines] == [200, 203, 200, 203]
+    assert lines[2]["loss"] < lines[0]["loss"]
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["cross_entropy"] + line["l2_penalty"])
+
+
+def test_what_a_pipe_gets(command: Command, tmp_path: Path) -> None:
+    """Plain lines: no escape codes, no bar."""
+    result = command("train", "--workdir", "~/exp", *TINY_FLAGS, env={"HOME": str(tmp_path), "XDG_CACHE_HOME": cache()})
+    assert result.returncode == 0 and result.stderr == ""
+    assert "\x1b" not in result.stdout and "\r" not in result.stdout
+    text = result.stdout.splitlines()
+    assert (
+        "mnist: 200 training images (train[:200]), 203 for evaluation (test[:203]), uint8 28 x 28 x 1, 10 classes"
+        in text
+    )
+    assert "2 epochs of 13 steps of 16 on 1 cpu device" in text
+    assert [line.split()[1] for line in text if line.startswith("epoch")] == ["1/2", "2/2"]
+    last = lines_of(tmp_path / "exp")[-1]
+    right = round(last["accuracy"] * 203)
+    assert (
+        text[-1] == f"test[:203] accuracy: {right} of 203 ({right / 203:.2%}) after 2 epochs. Saved in {tmp_path}/exp"
+    )
+    assert any("dense_1" in line and "Dense" in line for line in text)
+
+
+def cache() -> str:
+    """Where the prepared data of this test run lives."""
+    return str(data.default_data_dir().parents[1])
+
+
+def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
+    leader, follower = pty.openpty()
+    line = [sys.executable, "-m", "mnist_flax.train", "--workdir", str(tmp_path / "exp"), *TINY_FLAGS]
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(line, stdout=follower, stderr=follower, env=env)
+    os.close(follower)
+    seen = b""
+    while True:
+        try:
+            chunk = os.read(leader, 65536)
+        except OSError:  # the other end is closed
+            break
+        seen += chunk
+    os.close(leader)
+    assert process.wait() == 0
+    assert b"\x1b[" in seen and b"26/26" in seen and "━".encode() in seen and b"epoch 2/2" in seen
+
+
+def test_the_same_command_again_does_nothing(command: Command, finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "exp"
+    shutil.copytree(finished, path)
+    before = snapshot(path)
+    result = command("train", "--workdir", path, *TINY_FLAGS)
+    assert result.returncode == 0 and "is finished: nothing to do." in result.stdout and "of 203" in result.stdout
+    assert snapshot(path) == before
+
+
+def snapshot(path: Path) -> dict:
+    """Every file's content, but the lock's."""
+    return {f: f.read_bytes() for f in sorted(path.rglob("*")) if f.is_file() and f.name != ".lock"}
+
+
+def test_evaluate_from_any_directory(command: Command, finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "exp"
+    shutil.copytree(finished, path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    result = command("evaluate", "--workdir", "../exp", cwd=elsewhere)
+    assert result.returncode == 0 and result.stderr == ""
+    report = json.loads((path / "evaluation.json").read_text())
+    last = lines_of(path)[-1]
+    assert report["step"] == 26 and report["split"] == "test[:203]" and report["examples"] == 203
+    assert report["accuracy"] == last["accuracy"]
+    assert report["cross_entropy"] == pytest.approx(last["cross_entropy"], rel=1e-5)
+    assert np.sum(report["confusion_matrix"]) == 203
+    assert f"{report['correct']} of 203 correct" in result.stdout
+    assert max(map(len, result.stdout.splitlines()[:-1])) <= 130
+
+    result = command("evaluate", "--workdir", path, "--split", "train[:50]", "--step", "13")
+    report = json.loads((path / "evaluation.json").read_text())
+    assert (result.returncode, report["step"], report["examples"]) == (0, 13, 50)
+
+
+def test_load_and_apply(finished: Path, dataset: data.Dataset) -> None:
+    model, variables = mnist_flax.load(finished)
+    images, labels = dataset.read("test[:203]")
+    want = lines_of(finished)[-1]["accuracy"]
+    for form in (images, images[..., 0], images.reshape(203, 784), images / np.float32(255)):
+        logits = np.asarray(model.apply(variables, np.asarray(form)))
+        assert logits.shape == (203, 10) and metrics.report(logits, labels)["accuracy"] == want
+    assert all(isinstance(kernel, np.ndarray) for kernel in variables["params"]["dense_1"].values())
+    _, earlier = mnist_flax.load(str(finished), step=13)
+    assert not np.array_equal(earlier["params"]["dense_1"]["kernel"], variables["params"]["dense_1"]["kernel"])
+    _, best = mnist_flax.load(finished, "best")
+    evals = [line for line in lines_of(finished) if line["split"] == "eval"]
+    assert evals[1]["accuracy"] > evals[0]["accuracy"]  # so that best is the second
+    np.testing.assert_array_equal(best["params"]["dense_1"]["kernel"], variables["params"]["dense_1"]["kernel"])
+
+
+def test_settings_reach_the_run(command: Command, tmp_path: Path) -> None:
+    flags = ["--widths", "8", "--batch-norm-layers", "1", "--l2-layers", "1", "2", "--schedule", "cosine",
+             "--epochs", "4", "--warmup-epochs", "1", "--learning_rate", "0.01", "--keep", "1",
+             "--train-split", "train[:64]", "--batch-size", "32", "--eval-split", "test[:10]"]  # fmt: skip
+    result = command("train", "--workdir", tmp_path / "exp", *flags)
+    assert result.returncode == 0, result.stderr
+    rates = [line["learning_rate"] for line in lines_of(tmp_path / "exp") if line["split"] == "train"]
+    progress = np.array([0, 1, 3, 5]) / 6  # the last update of each epoch, behind a warm-up of 2 steps
+    want = 0.01 * np.array([2 / 3, *(1 + np.cos(np.pi * progress[1:])) / 2])
+    np.testing.assert_allclose(rates, want, rtol=1e-5)
+    _, variables = mnist_flax.load(tmp_path / "exp")
+    assert variables["params"].keys() == {"dense_1", "batch_norm_1", "dense_2"}
+    assert len(list((tmp_path / "exp" / "checkpoints").iterdir())) <= 2
+
+
+def test_no_batch_norm_at_all(command: Command, tmp_path: Path) -> None:
+    flags = ["--widths", "8", "--batch-norm-layers", "--l2-layers", "--epochs", "1", "--train-split", "train[:64]",
+             "--eval-split", "test[:10]"]  # fmt: skip
+    assert command("train", "--workdir", tmp_path / "exp", *flags).returncode == 0
+    assert command("evaluate", "--workdir", tmp_path / "exp").returncode == 0
+    assert mnist_flax.load(tmp_path / "exp")[1]["batch_stats"] == {}
+
+
+def test_eight_devices_train_and_one_evaluates(command: Command, tmp_path: Path) -> None:
+    flag = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    result = command("train", "--workdir", tmp_path / "exp", *TINY_FLAGS, env=flag)
+    assert result.returncode == 0 and "on 8 cpu devices" in result.stdout
+    result = command("evaluate", "--workdir", tmp_path / "exp")
+    assert result.returncode == 0
+    report = json.loads((tmp_path / "exp" / "evaluation.json").read_text())
+    assert report["accuracy"] == lines_of(tmp_path / "exp")[-1]["accuracy"]
+
+
+def test_a_run_under_other_versions_says_so(command: Command, finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "exp"
+    shutil.copytree(finished, path)
+    config = (path / "config.json").read_text()
+    jax_version = workdir.versions()["jax"]
+    (path / "config.json").write_text(config.replace(f'"jax": "{jax_version}"', '"jax": "0.1.2"'))
+    result = command("train", "--workdir", path, *TINY_FLAGS)
+    assert result.returncode == 0
+    assert f"began under other versions, so its last digits may differ: jax {jax_version} (was 0.1.2)" in result.stderr
+
+
+def test_the_default_is_the_tutorial() -> None:
+    config = Config()
+    assert (config.widths, config.batch_norm_layers, config.l2_layers) == ((512, 512), (2,), (2,))
+    assert (config.batch_size, config.epochs, config.adam_epsilon, config.schedule) == (128, 4, 1e-7, "constant")
+    h = config.hparams
+    assert (h.learning_rate, h.l2, h.dropout_rate, h.b1, h.b2, h.label_smoothing) == (1e-3, 1e-3, 0.2, 0.9, 0.999, 0.0)
