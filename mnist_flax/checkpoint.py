@@ -22,7 +22,7 @@ from orbax.checkpoint import v1 as ocp
 from mnist_flax.config import InputError, RunError
 
 _SUMS = "SHA256SUMS"
-logging.getLogger("absl").setLevel(logging.WARNING)  # orbax logs 50 lines a save at INFO
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs 50 lines a save, and what it raises a second time
 
 
 def steps(directory: Path) -> list[int]:
@@ -167,4 +167,7 @@ def _write_durably(path: Path, content: bytes) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:200] or type(error).__name__
+    text = str(error).strip()
+    if "No space left on device" in text:  # tensorstore says it behind a long path
+        return "No space left on device"
+    return text.split("\n")[0][:200] or type(error).__name__

@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn, TypeVar
@@ -36,6 +37,12 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: int | None = None
         self._deferring = False
+        # Python runs handlers between two bytecodes of the main thread only, and that may sit in a compiled call for
+        # minutes. The bytes of the wakeup file come at once, and a thread of its own reads them.
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write)
+        threading.Thread(target=self._watch, args=(read,), daemon=True).start()
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self._handle)
 
@@ -48,9 +55,11 @@ class StopSignals:
         finally:
             self._deferring = False
 
+    def _watch(self, read: int) -> None:
+        os.read(read, 1)
+        os._exit(128 + os.read(read, 1)[0])
+
     def _handle(self, signum: int, frame: object) -> None:
-        if self.received:
-            os._exit(128 + signum)
         self.received = signum
         if not self._deferring:
             raise Stopped(signum)
@@ -138,8 +147,9 @@ def _parse(args_type: type[Args]) -> Args:
     except SystemExit as exit_:
         if not exit_.code:
             raise
-        lines = [line.strip("│ ").strip() for line in message.getvalue().splitlines() if line[:1] == "│"]
-        parts = " ".join("|" if set(line) == {"─"} else line for line in lines).split("|")
+        lines = [line.strip("│╰╯ ") for line in message.getvalue().splitlines()]
+        lines = lines[1:] if lines[0].startswith("╭") else lines[2:]  # the title; in ASCII it has a rule below it
+        parts = " ".join("\n" if line and not line.strip("─-") else line for line in lines).split("\n")
         text = parts[0].strip().rstrip(".")
         if suggestion := [p for p in parts if "Perhaps you meant" in p]:
             flag = next(word for word in suggestion[0].split() if word.startswith("--"))

@@ -77,11 +77,16 @@ class Dataset:
         return images, labels
 
 
-def default_data_dir() -> Path:
-    """A directory of our own: what TFDS prepared for TensorFlow elsewhere stays as it is."""
+def cache_dir() -> Path:
+    """What can be made again, in the user's cache."""
     import platformdirs
 
-    return platformdirs.user_cache_path("mnist_flax") / "data"
+    return platformdirs.user_cache_path("mnist_flax")
+
+
+def default_data_dir() -> Path:
+    """A directory of our own: what TFDS prepared for TensorFlow elsewhere stays as it is."""
+    return cache_dir() / "data"
 
 
 def no_track(items: Iterable[Any], description: str, total: int) -> Iterable[Any]:

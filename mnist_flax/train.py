@@ -30,6 +30,8 @@ class Args:
     """Where prepared datasets live, laid out as TFDS does. Default: a directory of our own in the user's cache."""
     manual_dir: Path | None = None
     """Directory with the four canonical files of mnist, fashion_mnist or kmnist, used instead of their URLs."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache, so that the next run starts sooner."""
     traceback: bool = False
     """Show where an error comes from."""
 
@@ -44,6 +46,8 @@ def run(args: Args, signals: console.StopSignals) -> None:
 
     from mnist_flax import parallel
 
+    if args.compilation_cache:
+        parallel.use_compilation_cache(data.cache_dir() / "xla")
     mesh = parallel.make_mesh(config.batch_size)
     facts = {
         "image_shape": list(dataset.image_shape),
@@ -109,6 +113,7 @@ def train(
             log.record(event, progress)
             if signals.received or (event.step - 1) % plan.steps_per_epoch + 1 in plan.save_at:
                 checkpoint.save(directory, event.step, event.state, log.info, keep=config.keep)
+                workdir.check_still_there(path)
                 saved = event.step
             if signals.received and event.step < plan.total_steps:
                 where = f"step {saved} is saved in {directory / str(saved)}; the same command goes on from there"

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from mnist_flax.config import Config, InputError, flat, from_json, to_json
+from mnist_flax.config import Config, InputError, RunError, flat, from_json, to_json
 from mnist_flax.writer import write_text
 
 _CONFIG, _LOCK = "config.json", ".lock"
@@ -100,6 +100,16 @@ def claim(workdir: Path, run: Run) -> Iterator[Run]:
                     f"workdir={str(workdir)!r} cannot be written ({error.strerror}); give another"
                 ) from None
         yield read_run(workdir)
+
+
+def check_still_there(workdir: Path) -> None:
+    """Notice that a directory has been removed, even where a save in flight has made a new one of its name.
+
+    Raises:
+      RunError: `config.json` is gone.
+    """
+    if not (workdir / _CONFIG).exists():
+        raise RunError(f"workdir={str(workdir)!r} has vanished while it was in use, and what was saved with it")
 
 
 @contextlib.contextmanager

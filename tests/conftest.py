@@ -87,8 +87,9 @@ def finished(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path
 def restore_signals() -> Iterator[None]:
     """Commands run in this process install handlers and an excepthook."""
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    hook = sys.excepthook
+    hook, wakeup = sys.excepthook, signal.set_wakeup_fd(-1)
     yield
+    signal.set_wakeup_fd(wakeup)
     for signum, handler in before.items():
         signal.signal(signum, handler)
     sys.excepthook = hook
