@@ -4,6 +4,7 @@ decode("mnist", find_prepared("mnist", data_dir), directory, track)
 """
 
 import hashlib
+import importlib
 import io
 import json
 import shutil
@@ -89,9 +90,9 @@ def _examples(builder: Any, split: str) -> Iterator[tuple[np.ndarray, int]]:
     import tensorflow_datasets as tfds
     from array_record.python.array_record_data_source import ArrayRecordDataSource
     from PIL import Image
-    from tensorflow_datasets.proto import tf_example_pb2
 
-    parse = tf_example_pb2.Example.FromString  # generated: no static name
+    generated: Any = importlib.import_module("tensorflow_datasets.proto.tf_example_pb2")
+    parse = generated.Example.FromString
     shape = builder.info.features["image"].shape
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[shape[-1]]
     files = [str(file) for file in builder.info.splits[split].filepaths]
