@@ -91,8 +91,8 @@ def _examples(builder: Any, split: str) -> Iterator[tuple[np.ndarray, int]]:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
     from PIL import Image
 
-    generated: Any = importlib.import_module("tensorflow_datasets.proto.tf_example_pb2")
-    parse = generated.Example.FromString
+    generated: Any = importlib.import_module("tensorflow_datasets.proto")
+    parse = generated.tf_example_pb2.Example.FromString
     shape = builder.info.features["image"].shape
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[shape[-1]]
     files = [str(file) for file in builder.info.splits[split].filepaths]

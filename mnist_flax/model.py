@@ -58,7 +58,8 @@ class MLP(nn.Module):
                     name=f"batch_norm_{layer}",
                 )(x, mask=None if mask is None else mask[:, None])
             x = nn.relu(x)
-            x = Dropout(name=f"dropout_{layer}")(x, dropout_rate, deterministic=not train)
+            if train:
+                x = Dropout(name=f"dropout_{layer}")(x, dropout_rate)
         output = len(self.widths) + 1
         return nn.Dense(self.num_classes, kernel_init=nn.initializers.glorot_uniform(), name=f"dense_{output}")(x)
 
@@ -70,10 +71,8 @@ class Dropout(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, x: Array, rate: ArrayLike, *, deterministic: bool) -> Array:
-        """Zero a share `rate` of `x` and scale the rest by 1 / (1 - rate); `x` itself where `deterministic`."""
-        if deterministic:
-            return x
+    def __call__(self, x: Array, rate: ArrayLike) -> Array:
+        """Zero a share `rate` of `x` and scale the rest by 1 / (1 - rate). Needs the rng `dropout`."""
         keep = 1.0 - jnp.asarray(rate)
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
         return jnp.where(kept, x / keep, 0).astype(x.dtype)

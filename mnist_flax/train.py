@@ -3,7 +3,6 @@
 python -m mnist_flax.train --workdir exp1 --epochs 10 --learning-rate 3e-4
 """
 
-import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_flax import console, data, metrics, workdir, writer
+from mnist_flax import console, data, workdir, writer
 from mnist_flax.config import Config, RunError
 
 if TYPE_CHECKING:  # what needs jax is imported when the arguments are known to be right: --help must be fast
-    from mnist_flax.fit import Event, Plan
-    from mnist_flax.state import MakeTx
+    from mnist_flax.fit import Event
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,7 @@ def train(
     import jax
 
     from mnist_flax import checkpoint, fit, parallel
+    from mnist_flax.log import Log, introduce
     from mnist_flax.state import as_arrays, init_state, make_model, make_optimizer
 
     config, shape = recorded.config, tuple(recorded.data["image_shape"])
@@ -87,11 +86,11 @@ def train(
     else:
         start, state, info = 0, jax.jit(init)(hparams), {"history": [], "best_step": None, "running": None}
     writer.rewrite(workdir.metrics_file(path), info["history"])
-    log = _Log(path, config, plan, make_tx, info)
+    log = Log(path, config, make_tx, info)
     if start == plan.total_steps:
         console.say(f"{path} is finished: nothing to do. {log.result()}")
         return
-    _introduce(recorded, model, plan, start)
+    introduce(recorded, model, plan, start)
 
     place = partial(parallel.replicate, mesh=mesh)
     hparams, train_arrays, eval_arrays = place(hparams), place(tuple(train_split)), place(tuple(eval_split))
@@ -119,80 +118,6 @@ def train(
                 where = f"step {saved} is saved in {directory / str(saved)}; the same command goes on from there"
                 raise console.Stopped(signals.received, where)
     console.say(f"{log.result()} Saved in {path}")
-
-
-class _Log:
-    """The run's metrics: on the terminal, in `metrics.jsonl`, and in `info`, which every checkpoint carries."""
-
-    def __init__(self, path: Path, config: Config, plan: "Plan", make_tx: "MakeTx", info: dict[str, Any]) -> None:
-        self.info = info
-        """history: the lines of `metrics.jsonl`; best_step; running: totals and seconds of the unfinished epoch."""
-        self._file, self._config, self._plan = workdir.metrics_file(path), config, plan
-        self._unit_schedule = make_tx.unit_schedule()
-
-    def record(self, event: "Event", progress: console.Progress) -> None:
-        """Add a call; behind an epoch's last one, write its two lines."""
-        before = self.info["running"] or {"totals": None, "seconds": 0.0}
-        totals = metrics.add(before["totals"], metrics.totals_of(event.metrics))
-        running = {"totals": totals, "seconds": before["seconds"] + event.seconds}
-        so_far = metrics.summary(totals)
-        name = f"epoch {event.epoch}/{self._config.epochs}"
-        progress.update(event.step, f"{name}  loss {so_far['loss']:.4f}  accuracy {so_far['accuracy']:.4f}")
-        if event.evaluation is None:
-            self.info["running"] = running
-            return
-        self.info["running"] = None
-        train = self._write(event, "train", so_far, running["seconds"])
-        scores = metrics.summary(metrics.totals_of(event.evaluation))
-        score = self._write(event, "eval", scores, event.evaluation_seconds)
-        evals = [line for line in self.info["history"] if line["split"] == "eval"]
-        self.info["best_step"] = max(evals, key=lambda line: line["accuracy"])["step"]  # the first of equals
-        progress.say(
-            f"{name}  step {event.step:>6,}  {train['seconds']:5.1f} s"
-            f"   train loss {train['loss']:.4f}  accuracy {train['accuracy']:.4f}"
-            f"   {self._config.eval_split} loss {score['loss']:.4f}  accuracy {score['accuracy']:.4f}"
-        )
-
-    def result(self) -> str:
-        """What the last evaluation said, as a count."""
-        last = self.info["history"][-1]
-        right = round(last["accuracy"] * last["examples"])
-        return (
-            f"{self._config.eval_split} accuracy: {right:,} of {last['examples']:,} ({last['accuracy']:.2%}) "
-            f"after {last['epoch']} epochs."
-        )
-
-    def _write(self, event: "Event", split: str, values: dict[str, Any], seconds: float) -> dict[str, Any]:
-        rate = self._config.hparams.learning_rate * float(np.asarray(self._unit_schedule(event.step - 1)))
-        line = {"step": event.step, "epoch": event.epoch, "split": split, **values}
-        line |= {"learning_rate": rate, "seconds": round(seconds, 3)}
-        self.info["history"].append(line)
-        writer.append(self._file, line)
-        return line
-
-
-def _introduce(recorded: workdir.Run, model: Any, plan: "Plan", start: int) -> None:
-    """Say what is going to be trained, on what."""
-    import flax.linen as nn
-    import jax
-    import jax.numpy as jnp
-
-    config, facts = recorded.config, recorded.data
-    width = shutil.get_terminal_size((100, 24)).columns
-    summary_of = nn.tabulate(model, jax.random.key(0), console_kwargs={"force_terminal": False, "width": width})
-    console.say(summary_of(jnp.zeros((1, *facts["image_shape"]), jnp.uint8)).strip())
-    shape = " x ".join(map(str, facts["image_shape"]))
-    console.say(
-        f"{config.dataset}: {facts['train_examples']:,} training images ({config.train_split}), "
-        f"{facts['eval_examples']:,} for evaluation ({config.eval_split}), uint8 {shape}, "
-        f"{len(facts['class_names'])} classes"
-    )
-    devices = jax.devices()
-    resumed = f"; resumed at step {start:,}" if start else ""
-    console.say(
-        f"{config.epochs} epochs of {plan.steps_per_epoch} steps of {config.batch_size} on {len(devices)} "
-        f"{devices[0].platform} device{'s' if len(devices) > 1 else ''}{resumed}"
-    )
 
 
 def _check_finite(event: "Event", directory: Path, saved: int) -> None:

@@ -15,7 +15,8 @@ LAYERS = {
     "state": 1, "data": 1, "workdir": 1,
     "steps": 2,
     "fit": 3, "evaluate": 3,
-    "train": 4,
+    "log": 4,
+    "train": 5,
 }  # fmt: skip
 
 

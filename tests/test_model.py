@@ -16,7 +16,7 @@ class Both(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, rate: jax.Array) -> jax.Array:
         if self.ours:
-            return Dropout(name="dropout_1")(x, rate, deterministic=False)
+            return Dropout(name="dropout_1")(x, rate)
         return nn.Dropout(0.3, deterministic=False, name="dropout_1")(x)
 
 

@@ -65,12 +65,12 @@ def assert_same_run(path: Path, straight: Path) -> None:
     assert not list((path / "checkpoints").glob(".*"))
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(1))
 def test_killed_anywhere_it_ends_bit_for_bit_where_a_straight_run_ends(
     straight: Path, tmp_path: Path, seed: int
 ) -> None:
     rng, path = np.random.default_rng(seed), tmp_path / "exp"
-    for step in sorted(rng.integers(1, TOTAL, size=2)):
+    for step in sorted(rng.integers(1, TOTAL, size=3)):
         process = start(path)
         wait_for_step(process, path, int(step))
         time.sleep(rng.uniform(0, 0.05))
@@ -100,7 +100,7 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
     process = start(path, "--widths", "4096", "4096", "--batch-size", "8", "--train-split", "train",
                     "--steps-per-call", "100000", "--checkpoint-every", "0", bufsize=1)  # fmt: skip
     assert process.stdout
-    while "12 epochs of 7500 steps" not in process.stdout.readline():
+    while "12 epochs of 7,500 steps" not in process.stdout.readline():
         assert process.poll() is None
     time.sleep(3)
     process.send_signal(signal.SIGTERM)

@@ -1,0 +1,103 @@
+"""What a run says and writes as it goes: its introduction, its metrics, its result.
+
+log = Log(workdir, config, make_tx, info)
+log.record(event, progress)  # a line an epoch on the terminal, two in `metrics.jsonl`
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.box import SIMPLE
+
+from mnist_flax import console, metrics, workdir, writer
+from mnist_flax.config import Config
+from mnist_flax.fit import Event, Plan
+from mnist_flax.model import MLP
+from mnist_flax.state import MakeTx
+
+
+class Log:
+    """The run's metrics: on the terminal, in `metrics.jsonl`, and in `info`, which every checkpoint carries."""
+
+    def __init__(self, path: Path, config: Config, make_tx: MakeTx, info: dict[str, Any]) -> None:
+        self.info = info
+        """history: the lines of `metrics.jsonl`; best_step; running: totals and seconds of the unfinished epoch."""
+        self._file, self._config = workdir.metrics_file(path), config
+        self._unit_schedule = make_tx.unit_schedule()
+
+    def record(self, event: Event, progress: console.Progress) -> None:
+        """Add a call; behind an epoch's last one, write its two lines."""
+        before = self.info["running"] or {"totals": None, "seconds": 0.0}
+        totals = metrics.add(before["totals"], metrics.totals_of(event.metrics))
+        running = {"totals": totals, "seconds": before["seconds"] + event.seconds}
+        so_far = metrics.summary(totals)
+        name = f"epoch {event.epoch}/{self._config.epochs}"
+        progress.update(event.step, f"{name}  loss {so_far['loss']:.4f}  accuracy {so_far['accuracy']:.4f}")
+        if event.evaluation is None:
+            self.info["running"] = running
+            return
+        self.info["running"] = None
+        train = self._write(event, "train", so_far, running["seconds"])
+        scores = metrics.summary(metrics.totals_of(event.evaluation))
+        score = self._write(event, "eval", scores, event.evaluation_seconds)
+        evals = [line for line in self.info["history"] if line["split"] == "eval"]
+        self.info["best_step"] = max(evals, key=lambda line: line["accuracy"])["step"]  # the first of equals
+        progress.say(
+            f"{name} {train['seconds']:6.1f} s   train: loss {train['loss']:.4f}, accuracy {train['accuracy']:.2%}"
+            f"   {self._config.eval_split}: loss {score['loss']:.4f}, accuracy {score['accuracy']:.2%}"
+        )
+
+    def result(self) -> str:
+        """What the last evaluation said, as a count."""
+        last = self.info["history"][-1]
+        right = round(last["accuracy"] * last["examples"])
+        return (
+            f"{self._config.eval_split} accuracy: {right:,} of {last['examples']:,} ({last['accuracy']:.2%}) "
+            f"after {_count(last['epoch'], 'epoch')}."
+        )
+
+    def _write(self, event: Event, split: str, values: dict[str, Any], seconds: float) -> dict[str, Any]:
+        rate = self._config.hparams.learning_rate * float(np.asarray(self._unit_schedule(event.step - 1)))
+        line = {"step": event.step, "epoch": event.epoch, "split": split, **values}
+        line |= {"learning_rate": rate, "seconds": round(seconds, 3)}
+        self.info["history"].append(line)
+        writer.append(self._file, line)
+        return line
+
+
+def introduce(recorded: workdir.Run, model: MLP, plan: Plan, start: int) -> None:
+    """Say what is going to be trained, on what."""
+    config, facts = recorded.config, recorded.data
+    width = shutil.get_terminal_size((100, 24)).columns
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    style = {"box": SIMPLE, "padding": (0, 1, 0, 0)}  # narrow, so that shapes are whole on 80 columns
+    summary_of = nn.tabulate(
+        model,
+        rngs,
+        console_kwargs={"force_terminal": False, "width": width},
+        table_kwargs=style,
+        column_kwargs={"overflow": "fold"},
+    )
+    images = jnp.zeros((config.batch_size, *facts["image_shape"]), jnp.uint8)
+    console.say(summary_of(images, dropout_rate=config.hparams.dropout_rate, train=True).strip())
+    shape = " x ".join(map(str, facts["image_shape"]))
+    console.say(
+        f"{config.dataset}: {facts['train_examples']:,} training images ({config.train_split}), "
+        f"{facts['eval_examples']:,} for evaluation ({config.eval_split}), uint8 {shape}, "
+        f"{len(facts['class_names'])} classes"
+    )
+    devices = jax.devices()
+    resumed = f"; resumed at step {start:,}" if start else ""
+    console.say(
+        f"{_count(config.epochs, 'epoch')} of {_count(plan.steps_per_epoch, 'step')} of {config.batch_size} "
+        f"on {_count(len(devices), f'{devices[0].platform} device')}{resumed}"
+    )
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
