@@ -1,0 +1,44 @@
+"""Where a number comes from: hardware, versions, commit, command. Every result file carries it."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mnist_flax.workdir import versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def provenance() -> dict[str, Any]:
+    """As JSON values; `commit` ends in + where the tree differs from it."""
+    git = ["git", "-C", str(RESULTS.parent)]
+    commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "--", "../mnist_flax"], capture_output=True, text=True).stdout
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": versions(),
+        "commit": commit + ("+" if changed else ""),
+        "command": " ".join(["python", *(_plain(word) for word in sys.orig_argv[1:])]),
+    }
+
+
+def _plain(word: str) -> str:
+    """A word of the command line, without this machine's paths."""
+    path = Path(word)
+    return os.path.relpath(path) if path.suffix == ".py" else path.name if path.is_absolute() else word
+
+
+def told(about: dict[str, Any]) -> str:
+    """One line of Markdown."""
+    libraries = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return (
+        f"{about['cpu']}, {about['cores']} cores, {about['platform']}; {libraries}; commit `{about['commit']}`; "
+        f"`{about['command']}`"
+    )
