@@ -93,7 +93,9 @@ def damages(root: Path, straight: Path) -> Iterator[dict]:
     source = workdir.checkpoints(straight)
     *_, before, latest = checkpoint.steps(source)
     _, sound, _ = checkpoint.restore(source, before, warn=print)
-    files = sorted(file.relative_to(source / str(latest)) for file in (source / str(latest)).rglob("*") if file.is_file())
+    files = sorted(
+        file.relative_to(source / str(latest)) for file in (source / str(latest)).rglob("*") if file.is_file()
+    )
     for file in files:
         for way, damage in DAMAGES.items():
             line: dict[str, Any] = {"kind": "damage", "file": file.as_posix(), "way": way}
@@ -133,7 +135,13 @@ def bad_inputs(root: Path) -> Iterator[dict]:
         result = subprocess.run(command(name, *args), cwd=root, env=env, capture_output=True, text=True)
         message = result.stderr.replace(str(root), "...").strip()
         untouched = sorted(root.rglob("*")) == before
-        yield {"kind": "bad input", "line": line, "exit_code": result.returncode, "message": message, "untouched": untouched}
+        yield {
+            "kind": "bad input",
+            "line": line,
+            "exit_code": result.returncode,
+            "message": message,
+            "untouched": untouched,
+        }
 
 
 def table(rows: list[dict]) -> str:
@@ -150,11 +158,11 @@ def table(rows: list[dict]) -> str:
     lines = [
         "| what was done | how often | what came of it |",
         "|---|---|---|",
-        f"| `kill -9` at a random moment ({sum(k['while_saving'] for k in moments)} while a checkpoint was being written) "
-        f"| {len(moments)} kills of {len(runs)} runs | {lost} lost, {different} different from a straight run, bit for bit |",
+        f"| `kill -9` at a random moment ({sum(k['while_saving'] for k in moments)} while one was being saved) "
+        f"| {len(moments)} kills of {len(runs)} runs | {lost} lost, {different} with other bits than a straight run |",
         f"| a file of the latest checkpoint truncated, emptied, deleted, or one bit of it flipped | {len(damaged)} "
         f"| {'; '.join(f'{n} {outcome}' for outcome, n in outcomes.items())} |",
-        f"| bad input on the command line | {len(inputs)} | {len(good)} told in one line, exit code 2, disk untouched |",
+        f"| bad input on the command line | {len(inputs)} | {len(good)} one line, exit code 2, disk untouched |",
         "",
         f"{told(about)}.",
     ]

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mnist_flax.workdir import versions
+from mnist_flax.record import versions
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -16,9 +16,13 @@ def provenance() -> dict[str, Any]:
     """As JSON values; `commit` ends in + where the tree differs from it."""
     git = ["git", "-C", str(RESULTS.parent)]
     commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "--", "../mnist_flax"], capture_output=True, text=True).stdout
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "--", "../mnist_flax"], capture_output=True, text=True
+    ).stdout
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
     return {
         "cpu": model,
         "cores": os.cpu_count(),

@@ -39,27 +39,34 @@ def run_ours(seed: int) -> dict:
 def run_keras(seed: int, python: str) -> dict:
     """One run of the tutorial itself."""
     env = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    result = subprocess.run([python, str(PEER), "--seed", str(seed)], env=env, check=True, capture_output=True, text=True)
+    result = subprocess.run(
+        [python, str(PEER), "--seed", str(seed)], env=env, check=True, capture_output=True, text=True
+    )
     return json.loads(result.stdout.splitlines()[-1])
 
 
 def table(rows: list[dict]) -> str:
     """Means and spreads after the last epoch, and how far the two programs are apart."""
     about, runs = rows[0], rows[1:]
-    lines = ["| program | n | test accuracy after 4 epochs, mean | standard deviation | lowest | highest |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| program | n | test accuracy after 4 epochs, mean | standard deviation | lowest | highest |",
+        "|---|---|---|---|---|---|",
+    ]
     final = {}
     for row in runs:
         final.setdefault(row["program"], []).append(100 * row["accuracy"][-1])
     for program, values in final.items():
         mean, spread = statistics.mean(values), statistics.stdev(values)
-        lines.append(f"| {program} | {len(values)} | {mean:.3f} % | {spread:.3f} | {min(values):.2f} % | {max(values):.2f} % |")
+        lines.append(
+            f"| {program} | {len(values)} | {mean:.3f} % | {spread:.3f} | {min(values):.2f} % | {max(values):.2f} % |"
+        )
     ours, theirs = final.values()
     error = (statistics.variance(ours) / len(ours) + statistics.variance(theirs) / len(theirs)) ** 0.5
     apart = statistics.mean(ours) - statistics.mean(theirs)
     peer = next(row["versions"] for row in runs if "versions" in row)
     lines += [
         "",
-        f"The means differ by {apart:+.3f} points, {abs(apart) / error:.2f} standard errors of the difference ({error:.3f}).",
+        f"The means differ by {apart:+.3f} points: {abs(apart) / error:.2f} standard errors of the difference.",
         "",
         f"{told(about)}; the peer: {', '.join(f'{k} {v}' for k, v in peer.items())}.",
     ]

@@ -7,10 +7,12 @@ Each is a directory `<step>` that orbax wrote, with the SHA-256 sum of every fil
 reads. It appears under its name by one rename, complete. Loading gives numpy arrays, whatever devices saved them.
 """
 
+import errno
 import hashlib
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +24,8 @@ from orbax.checkpoint import v1 as ocp
 from mnist_flax.config import InputError, RunError
 
 _SUMS = "SHA256SUMS"
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs 50 lines a save, and what it raises a second time
+for _name in ("absl", "asyncio"):  # orbax logs 50 lines a save, and what it raises once more
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 def steps(directory: Path) -> list[int]:
@@ -49,6 +52,9 @@ def save(directory: Path, step: int, state: Any, info: dict[str, Any], *, keep: 
     try:
         directory.parent.stat()  # orbax would quietly recreate a workdir that has been removed
         if not target.exists():
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            if shutil.disk_usage(directory.parent).free < size + 2**16:  # orbax in the middle of it is less orderly
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             ocp.save(str(scratch.absolute()), state, custom_metadata=info, overwrite=True)
             _write_durably(scratch / _SUMS, _sums(scratch))
             scratch.rename(target)
@@ -102,22 +108,28 @@ def restore(
     if which not in steps(directory):
         have = ", ".join(map(str, steps(directory))) or "none"
         raise InputError(f"step={which} has no checkpoint in {directory}; give latest, best or one of: {have}")
-    if damage := _damage(directory / str(which)):
+    state, info, damage = _read(directory / str(which), like)
+    if damage:
         raise RunError(f"the checkpoint {directory / str(which)} is damaged ({damage}); try --step latest")
-    return int(which), *_load(directory / str(which), like)
+    return int(which), state, info
 
 
 def _restore_latest(
     directory: Path, like: Any, warn: Callable[[str], None], set_aside: bool
 ) -> tuple[int, Any, dict[str, Any]]:
-    for step in reversed(steps(directory)):
-        path = directory / str(step)
-        if not (damage := _damage(path)):
-            return step, *_load(path, like)
+    passed: set[int] = set()
+    while left := [step for step in steps(directory) if step not in passed]:
+        path = directory / str(left[-1])
+        state, info, damage = _read(path, like)
+        if not damage:
+            return left[-1], state, info
+        if not path.exists():
+            continue  # a training that goes on meanwhile has dropped it: look again
+        passed.add(left[-1])
         where = ""
         if set_aside:
-            taken = len(list(directory.glob(f"corrupt-{step}*")))
-            aside = directory / (f"corrupt-{step}" + (f"-{taken + 1}" if taken else ""))
+            taken = len(list(directory.glob(f"corrupt-{left[-1]}*")))
+            aside = directory / (f"corrupt-{left[-1]}" + (f"-{taken + 1}" if taken else ""))
             path.rename(aside)
             where = f"; set aside as {aside}"
         warn(f"the checkpoint {path} is damaged ({damage}){where}")
@@ -129,11 +141,23 @@ def _restore_latest(
     raise InputError(f"{directory} holds no checkpoint yet; train first")
 
 
-def _load(path: Path, like: Any) -> tuple[Any, dict[str, Any]]:
-    metadata = ocp.metadata(str(path.absolute()))
-    like = metadata.metadata if like is None else like
-    state = ocp.load(str(path.absolute()), jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like))
-    return state, cast(dict[str, Any], metadata.custom_metadata)
+def _read(path: Path, like: Any) -> tuple[Any, dict[str, Any], str | None]:
+    """State, info, and what is wrong with them (None: nothing).
+
+    By way of a copy, so that what was checked is what is read, whatever a training does to the original meanwhile.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "checkpoint"
+        try:
+            shutil.copytree(path, copy)
+        except (OSError, shutil.Error):
+            return None, {}, "it cannot be read whole"
+        if damage := _damage(copy):
+            return None, {}, damage
+        metadata = ocp.metadata(str(copy))
+        like = metadata.metadata if like is None else like
+        state = ocp.load(str(copy), jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like))
+    return state, cast(dict[str, Any], metadata.custom_metadata), None
 
 
 def _sums(path: Path) -> bytes:

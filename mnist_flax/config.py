@@ -14,6 +14,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+_TINY, _HUGE, _BELOW_1 = 1e-30, 1e30, 1 - 2**-24  # well inside float32, whose largest number below 1 is the last
+
 
 class InputError(Exception):
     """What the user gave is wrong (exit code 2). Its message is one line: the field, the value, the remedy."""
@@ -89,14 +91,18 @@ class Config:
 
     def __post_init__(self) -> None:
         h = self.hparams
-        for name in ("learning_rate", "l2", "dropout_rate", "label_smoothing", "b1", "b2"):
-            _check(name, getattr(h, name), _is_number(getattr(h, name)), "a finite number")
-        _check("learning_rate", h.learning_rate, h.learning_rate > 0, "a number above 0, such as 0.001")
-        _check("l2", h.l2, h.l2 >= 0, "0 or more, such as 0.001")
-        _check("dropout_rate", h.dropout_rate, 0 <= h.dropout_rate < 1, "at least 0 and below 1, such as 0.2")
-        _check("label_smoothing", h.label_smoothing, 0 <= h.label_smoothing < 1, "at least 0 and below 1, such as 0.1")
-        _check("b1", h.b1, 0 <= h.b1 < 1, "at least 0 and below 1, such as 0.9")
-        _check("b2", h.b2, 0 < h.b2 < 1, "above 0 and below 1, such as 0.999")
+        # As float32, which is what a step computes with: 1e-60 is 0 there, and 0.99999999999 is 1.
+        for name, low, high, example in (
+            ("learning_rate", _TINY, _HUGE, "0.001"),
+            ("l2", 0.0, _HUGE, "0.001"),
+            ("dropout_rate", 0.0, _BELOW_1, "0.2"),
+            ("label_smoothing", 0.0, _BELOW_1, "0.1"),
+            ("b1", 0.0, _BELOW_1, "0.9"),
+            ("b2", _TINY, _BELOW_1, "0.999"),
+        ):
+            value = getattr(h, name)
+            limits = f"from {low:g} to {high:.8g}, such as {example}"
+            _check(name, value, _is_number(value) and low <= value <= high, limits)
         _check_int("seed", h.seed, 0, 2**32 - 1)
 
         _check("widths", self.widths, len(self.widths) <= 64, "at most 64 layers")
@@ -111,8 +117,8 @@ class Config:
             ok = all(_is_int(layer) and 1 <= layer <= last for layer in layers) and len(set(layers)) == len(layers)
             _check(name, layers, ok, f"different layers from 1 to {last} (for widths={self.widths}), or none")
 
-        _check("adam_epsilon", self.adam_epsilon, _is_number(self.adam_epsilon), "a finite number")
-        _check("adam_epsilon", self.adam_epsilon, self.adam_epsilon > 0, "above 0, such as 1e-7")
+        ok = _is_number(self.adam_epsilon) and _TINY <= self.adam_epsilon <= 1
+        _check("adam_epsilon", self.adam_epsilon, ok, f"from {_TINY:g} to 1, such as 1e-7")
         schedules = ("constant", "linear", "cosine")
         _check("schedule", self.schedule, self.schedule in schedules, f"one of {', '.join(schedules)}")
         _check_int("epochs", self.epochs, 1, 10**6)
@@ -185,7 +191,10 @@ def _fields_of(cls: type, tree: object, where: str) -> dict[str, Any]:
             raise InputError(
                 f"{where}: {name}={value!r:.60} has the wrong type; restore it or choose another --workdir"
             )
-        values[name] = float(value) if hint is float else value
+        try:
+            values[name] = float(value) if hint is float else value
+        except OverflowError:
+            raise InputError(f"{where}: {name} is out of range; restore it or choose another --workdir") from None
     return values
 
 

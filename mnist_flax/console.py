@@ -26,13 +26,13 @@ Args = TypeVar("Args")
 class Stopped(Exception):
     """A signal asked to stop; the message says what was saved."""
 
-    def __init__(self, signum: int, message: str = "nothing was saved") -> None:
+    def __init__(self, signum: int, message: str) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}: {message}")
         self.exit_code = 128 + signum
 
 
 class StopSignals:
-    """SIGINT and SIGTERM: raised at once outside `deferred()`, noted in `received` inside it; a second one kills."""
+    """SIGINT and SIGTERM: end the process; are noted in `received` inside `deferred()`, where a second one ends it."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -61,8 +61,9 @@ class StopSignals:
 
     def _handle(self, signum: int, frame: object) -> None:
         self.received = signum
-        if not self._deferring:
-            raise Stopped(signum)
+        if not self._deferring:  # not by an exception: in the middle of an import or a compilation it would get lost
+            print(f"stopped by {signal.Signals(signum).name} before a step was made", file=sys.stderr, flush=True)
+            os._exit(128 + signum)
 
 
 def main(args_type: type[Args], run: Callable[[Args, StopSignals], None]) -> NoReturn:
@@ -79,6 +80,8 @@ def main(args_type: type[Args], run: Callable[[Args, StopSignals], None]) -> NoR
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.exit_code)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)  # all is done and said
     sys.exit(0)
 
 

@@ -47,29 +47,14 @@ class Dataset:
         Raises:
           InputError: the dataset has no such split, or it is empty.
         """
-        parts = [self._slice(name, start, stop) for name, start, stop in self._ranges(split)]
+        parts = [self._slice(name, start, stop) for name, start, stop in _ranges(split, self.examples)]
         if len(parts) == 1:
             images, labels = parts[0]  # still memory-mapped
         else:
             images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        if not len(labels):
-            raise InputError(f"split={split!r} holds no example; the splits are {self.examples}")
+        if not (0 <= labels.min() and labels.max() < len(self.class_names)):
+            raise InputError(f"split={split!r} holds examples without a label; the splits are {self.examples}")
         return Split(images, labels)
-
-    def _ranges(self, split: str) -> list[tuple[str, int, int]]:
-        if split in self.examples:
-            return [(split, 0, self.examples[split])]
-        import tensorflow_datasets as tfds
-
-        infos = {
-            name: tfds.core.SplitInfo(name=name, shard_lengths=[count], num_bytes=0, filename_template=None)
-            for name, count in self.examples.items()
-        }
-        try:
-            ranges = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
-            return [(r.splitname, r.from_ or 0, self.examples[r.splitname] if r.to is None else r.to) for r in ranges]
-        except (ValueError, AssertionError, KeyError):
-            raise InputError(f"split={split!r} is no split of this dataset; the splits are {self.examples}") from None
 
     def _slice(self, name: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         files = [Path(self.directory) / f"{name}-{what}.npy" for what in ("images", "labels")]
@@ -101,6 +86,8 @@ def open_dataset(name: str, data_dir: Path, manual_dir: Path | None = None, trac
       InputError: there is no such dataset, its files are damaged, or they cannot be fetched or written.
     """
     is_idx = name in prepare.IDX_DATASETS
+    if is_idx and manual_dir:
+        prepare.check_sources(name, manual_dir)  # even where they are not needed any more
     try:
         if is_idx and (dataset := _read_decoded(prepare.prepared_dir(name, data_dir) / "decoded")):
             return dataset
@@ -115,8 +102,27 @@ def open_dataset(name: str, data_dir: Path, manual_dir: Path | None = None, trac
             return dataset
         with _lock(data_dir):
             return _read_decoded(directory) or _dataset(directory, decode(name, builder, directory, track))
-    except OSError as error:
-        raise InputError(f"data_dir={str(data_dir)!r} cannot be used ({error}); give another --data-dir") from error
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"data_dir={str(data_dir)!r} cannot be used ({_first_line(error)}); give another --data-dir"
+        ) from error
+
+
+def check_splits(name: str, *splits: str) -> None:
+    """Raise `InputError` for a wrong split of a dataset whose sizes are known before it is prepared."""
+    if name in prepare.IDX_DATASETS:
+        for split in splits:
+            _ranges(split, prepare.IDX_EXAMPLES)
+
+
+def find_decoded(name: str, data_dir: Path) -> Dataset | None:
+    """The decoded copy of a dataset if it is there and sound; writes nothing."""
+    if name in prepare.IDX_DATASETS:
+        return _read_decoded(prepare.prepared_dir(name, data_dir) / "decoded")
+    try:
+        return _read_decoded(Path(find_prepared(name, data_dir).data_path) / "decoded")
+    except (InputError, OSError):
+        return None
 
 
 def epoch_batches(num_examples: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
@@ -132,6 +138,28 @@ def epoch_batches(num_examples: int, batch_size: int, seed: int, epoch: int) -> 
 def eval_batches(num_examples: int, batch_size: int) -> np.ndarray:
     """Every index once, in order: int32 [S, B], the last batch filled up with -1."""
     return _in_batches(np.arange(num_examples), min(batch_size, num_examples))
+
+
+def _ranges(split: str, examples: dict[str, int]) -> list[tuple[str, int, int]]:
+    """The (split, start, stop) that a TFDS split string means; raises `InputError`."""
+    if split in examples:
+        return [(split, 0, examples[split])]
+    import tensorflow_datasets as tfds
+
+    infos = {
+        name: tfds.core.SplitInfo(name=name, shard_lengths=[count], num_bytes=0, filename_template=None)
+        for name, count in examples.items()
+    }
+    try:
+        if "shard" in split:
+            raise ValueError
+        ranges = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+        parts = [(r.splitname, r.from_ or 0, examples[r.splitname] if r.to is None else r.to) for r in ranges]
+    except (ValueError, AssertionError, KeyError):
+        raise InputError(f"split={split!r} is no split of this dataset; the splits are {examples}") from None
+    if not sum(max(stop - start, 0) for _, start, stop in parts):
+        raise InputError(f"split={split!r} holds no example; the splits are {examples}")
+    return parts
 
 
 def _in_batches(indices: np.ndarray, batch_size: int) -> np.ndarray:
@@ -168,3 +196,7 @@ def _dataset(directory: Path, spec: dict[str, Any]) -> Dataset:
     return Dataset(
         str(directory), (height, width, channels), tuple(spec["class_names"]), spec["examples"], spec["sha256"]
     )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:200]

@@ -13,9 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import google_crc32c
 import numpy as np
+from PIL import UnidentifiedImageError
 
 from mnist_flax.config import InputError
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
@@ -53,11 +57,12 @@ def decode(name: str, builder: Any, decoded: Path, track: Track) -> dict[str, An
     import tensorflow_datasets as tfds
 
     features: dict[str, Any] = dict(getattr(builder.info.features, "items", dict)())
-    image, label = features.get("image"), features.get("label")
+    image_feature, class_label = features.get("image"), features.get("label")
     if (
-        not (isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel))
-        or image.np_dtype != np.uint8
-        or None in (shape := cast(tuple[int, ...], image.shape))
+        not (isinstance(image_feature, tfds.features.Image) and isinstance(class_label, tfds.features.ClassLabel))
+        or image_feature.np_dtype != np.uint8
+        or None in (shape := cast(tuple[int, ...], image_feature.shape))
+        or shape[-1] not in _MODES
     ):
         found = ", ".join(f"{key} {type(feature).__name__}{feature.shape}" for key, feature in features.items())
         raise InputError(
@@ -69,13 +74,23 @@ def decode(name: str, builder: Any, decoded: Path, track: Track) -> dict[str, An
     examples = {split: int(info.num_examples) for split, info in builder.info.splits.items()}
     for split, count in examples.items():
         images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
-        for i, example in enumerate(track(_examples(builder, split), f"decoding {name} {split}", count)):
-            images[i], labels[i] = example
+        damaged = InputError(
+            f"{builder.data_path} is damaged: delete it, and it is prepared again (if TFDS made it, by TFDS)"
+        )
+        found = 0
+        try:
+            for image, label in track(_examples(builder, split), f"decoding {name} {split}", count):
+                images[found], labels[found] = image, label
+                found += 1
+        except (RuntimeError, ValueError, IndexError, UnidentifiedImageError) as error:
+            raise damaged from error
+        if found != count:
+            raise damaged
         np.save(scratch / f"{split}-images.npy", images)
         np.save(scratch / f"{split}-labels.npy", labels)
     spec = {
         "image_shape": list(shape),
-        "class_names": label.names,
+        "class_names": class_label.names,
         "examples": examples,
         "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(scratch.glob("*.npy"))},
     }
@@ -94,7 +109,7 @@ def _examples(builder: Any, split: str) -> Iterator[tuple[np.ndarray, int]]:
     generated: Any = importlib.import_module("tensorflow_datasets.proto")
     parse = generated.tf_example_pb2.Example.FromString
     shape = builder.info.features["image"].shape
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[shape[-1]]
+    mode = _MODES[shape[-1]]
     files = [str(file) for file in builder.info.splits[split].filepaths]
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
         source = ArrayRecordDataSource(files)
@@ -112,6 +127,16 @@ def _tfrecords(file: str) -> Iterator[bytes]:
     """The records of a TFRecord file: uint64 length, uint32 CRC of it, data, uint32 CRC of the data."""
     with open(file, "rb") as stream:
         while header := stream.read(12):
-            (length,) = struct.unpack("<Q4x", header)
-            yield stream.read(length)
-            stream.seek(4, io.SEEK_CUR)
+            length, crc = struct.unpack("<QI", header)
+            if crc != masked_crc(header[:8]):
+                raise ValueError("a record's length is damaged")
+            record = stream.read(length)
+            if stream.read(4) != struct.pack("<I", masked_crc(record)):
+                raise ValueError("a record is damaged")
+            yield record
+
+
+def masked_crc(content: bytes) -> int:
+    """TFRecord's checksum: CRC-32C, rotated right by 15 bits, plus a constant."""
+    crc = google_crc32c.value(content)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_flax import console, data, metrics, workdir, writer
+from mnist_flax import console, data, metrics, record, workdir, writer
 from mnist_flax.config import InputError
 
 if TYPE_CHECKING:
@@ -68,14 +68,16 @@ def logits_of(model: "MLP", variables: dict[str, Any], images: np.ndarray, batch
 def run(args: Args, signals: console.StopSignals) -> None:
     """The command."""
     path = args.workdir.expanduser().absolute()
-    recorded = workdir.read_run(path)
+    recorded = record.read(path)
     config, facts = recorded.config, recorded.data
-    data_dir = (args.data_dir or _data_dir(recorded)).expanduser().absolute()
-    dataset = data.open_dataset(config.dataset, data_dir, track=console.track)
+    data_dir = (args.data_dir or data.default_data_dir()).expanduser().absolute()
+    # The directory that `config.json` names is only read: its author may be somebody else.
+    theirs = None if args.data_dir else data.find_decoded(config.dataset, Path(facts["data_dir"]))
+    dataset = theirs or data.open_dataset(config.dataset, data_dir, track=console.track)
     if (list(dataset.image_shape), list(dataset.class_names)) != (facts["image_shape"], facts["class_names"]):
         raise InputError(f"data_dir={str(data_dir)!r} holds another {config.dataset} than the run's; give --data-dir")
     split = dataset.read(args.split or config.eval_split)
-    step, model, variables = _load(path, int(args.step) if args.step.isdecimal() else args.step)
+    step, model, variables = _load(path, args.step)
     logits = logits_of(model, variables, split.images, config.eval_batch_size)
     about = {"step": step, "dataset": config.dataset, "split": args.split or config.eval_split}
     report = about | metrics.report(logits, split.labels)
@@ -85,7 +87,8 @@ def run(args: Args, signals: console.StopSignals) -> None:
 
 
 def _load(path: Path, step: str | int) -> "tuple[int, MLP, dict[str, Any]]":
-    recorded = workdir.read_run(path)
+    recorded = record.read(path)
+    step = int(step) if isinstance(step, str) and step.isdecimal() else step
     if step not in ("latest", "best") and not isinstance(step, int):
         raise InputError(f"step={step!r} is no checkpoint; give latest, best or a number of finished steps")
 
@@ -93,16 +96,10 @@ def _load(path: Path, step: str | int) -> "tuple[int, MLP, dict[str, Any]]":
     from mnist_flax.state import make_model
 
     with workdir.is_free(path) as ours:  # a reader moves damaged checkpoints only where no training holds them
-        step, state, _ = checkpoint.restore(workdir.checkpoints(path), step, warn=console.warn, set_aside=ours)
+        step, state, info = checkpoint.restore(workdir.checkpoints(path), step, warn=console.warn, set_aside=ours)
+    record.check_info(path, recorded, info)
     model = make_model(recorded.config, len(recorded.data["class_names"]))
     return step, model, {"params": state["params"], "batch_stats": state["batch_stats"]}
-
-
-def _data_dir(recorded: workdir.Run) -> Path:
-    """Where the run found its data, if that is still there; else our own directory."""
-    theirs = Path(recorded.data["data_dir"])
-    name = recorded.config.dataset.split(":")[0]
-    return theirs if (theirs / name).is_dir() else data.default_data_dir()
 
 
 def _print(report: dict[str, Any], class_names: list[str]) -> None:
@@ -126,7 +123,7 @@ def _print(report: dict[str, Any], class_names: list[str]) -> None:
         accuracy = report["per_class_accuracy"][index]
         cells = [str(count) if count else "." for count in row]
         table.add_row(name, *cells, "-" if accuracy is None else f"{accuracy:.2%}")
-    Console(width=None if len(class_names) < 20 else 8 * len(class_names)).print(table)
+    Console(width=max(80, 8 * len(class_names))).print(table)  # a narrow terminal may wrap it, but nothing is left out
 
 
 if __name__ == "__main__":

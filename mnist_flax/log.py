@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.box import SIMPLE
 
-from mnist_flax import console, metrics, workdir, writer
+from mnist_flax import console, metrics, record, workdir, writer
 from mnist_flax.config import Config
 from mnist_flax.fit import Event, Plan
 from mnist_flax.model import MLP
@@ -70,7 +70,7 @@ class Log:
         return line
 
 
-def introduce(recorded: workdir.Run, model: MLP, plan: Plan, start: int) -> None:
+def introduce(recorded: record.Run, model: MLP, plan: Plan, start: int) -> None:
     """Say what is going to be trained, on what."""
     config, facts = recorded.config, recorded.data
     width = shutil.get_terminal_size((100, 24)).columns

@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import os
 import shutil
 import sys
 import urllib.request
@@ -23,6 +24,7 @@ from mnist_flax.config import InputError
 # They share MNIST's file format; the stock TFDS builders need TensorFlow to read it.
 IDX_DATASETS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 IDX_VERSION = "3.0.1"
+IDX_EXAMPLES = {"train": 60_000, "test": 10_000}
 _URLS = {  # as in checksums.tsv
     "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -113,7 +115,7 @@ def check_sources(name: str, manual_dir: Path | None) -> None:
         return
     for url, expected, file in sources:
         path = manual_dir / file
-        if not path.is_file():
+        if not path.is_file() or not os.access(path, os.R_OK):
             raise InputError(f"manual_dir={str(manual_dir)!r} lacks {file}; put the file from {url} there")
         if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
             raise InputError(f"{path} is damaged or not of {name}: its SHA-256 is not {expected}; get {url}")

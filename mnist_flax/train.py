@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_flax import console, data, workdir, writer
+from mnist_flax import console, data, record, workdir, writer
 from mnist_flax.config import Config, RunError
 
 if TYPE_CHECKING:  # what needs jax is imported when the arguments are known to be right: --help must be fast
@@ -38,31 +38,34 @@ def run(args: Args, signals: console.StopSignals) -> None:
     """The command: check everything that can be wrong, then write."""
     path, config = args.workdir.expanduser().absolute(), args.config
     workdir.check(path, config)
-    data_dir = (args.data_dir or data.default_data_dir()).expanduser().absolute()
-    dataset = data.open_dataset(config.dataset, data_dir, args.manual_dir, console.track)
-    train_split, eval_split = dataset.read(config.train_split), dataset.read(config.eval_split)
+    data.check_splits(config.dataset, config.train_split, config.eval_split)
 
     from mnist_flax import parallel
 
     if args.compilation_cache:
         parallel.use_compilation_cache(data.cache_dir() / "xla")
     mesh = parallel.make_mesh(config.batch_size)
+    data_dir = (args.data_dir or data.default_data_dir()).expanduser().absolute()
+    manual_dir = args.manual_dir.expanduser().absolute() if args.manual_dir else None
+    dataset = data.open_dataset(config.dataset, data_dir, manual_dir, console.track)
+    train_split, eval_split = dataset.read(config.train_split), dataset.read(config.eval_split)
     facts = {
         "image_shape": list(dataset.image_shape),
         "class_names": list(dataset.class_names),
         "train_examples": len(train_split.labels),
         "eval_examples": len(eval_split.labels),
+        "sha256": dataset.sha256,
         "data_dir": str(data_dir),
     }
-    with workdir.claim(path, workdir.Run(config, facts, workdir.versions())) as recorded:
-        if changed := [f"{k} {v} (was {recorded.versions.get(k)})" for k, v in workdir.versions().items()
+    with workdir.claim(path, record.Run(config, facts, record.versions())) as recorded:
+        if changed := [f"{k} {v} (was {recorded.versions.get(k)})" for k, v in record.versions().items()
                        if recorded.versions.get(k) != v]:  # fmt: skip
             console.warn(f"this run began under other versions, so its last digits may differ: {', '.join(changed)}")
         train(path, recorded, train_split, eval_split, mesh, signals)
 
 
 def train(
-    path: Path, recorded: workdir.Run, train_split: data.Split, eval_split: data.Split, mesh: Any,
+    path: Path, recorded: record.Run, train_split: data.Split, eval_split: data.Split, mesh: Any,
     signals: console.StopSignals,
 ) -> None:  # fmt: skip
     """Train from the latest checkpoint of a claimed workdir, or from the start, to the end."""
@@ -79,12 +82,16 @@ def train(
     hparams = as_arrays(config.hparams)
     init = partial(init_state, model=model, make_tx=make_tx, image_shape=shape)
     directory = workdir.checkpoints(path)
+    checkpoint.clean(directory)
     if checkpoint.exists(directory):
-        checkpoint.clean(directory)
         like = jax.eval_shape(init, hparams)
         start, state, info = checkpoint.restore(directory, "latest", like=like, set_aside=True, warn=console.warn)
+        record.check_info(path, recorded, info)
+    elif workdir.was_saved(path):
+        raise RunError(f"{directory} had checkpoints and has none now; restore them, or start in another --workdir")
     else:
         start, state, info = 0, jax.jit(init)(hparams), {"history": [], "best_step": None, "running": None}
+        info |= record.info_of(recorded)
     writer.rewrite(workdir.metrics_file(path), info["history"])
     log = Log(path, config, make_tx, info)
     if start == plan.total_steps:
@@ -109,11 +116,15 @@ def train(
     with signals.deferred(), console.Progress(plan.total_steps, start) as progress:
         for event in events:
             _check_finite(event, directory, saved)
-            log.record(event, progress)
-            if signals.received or (event.step - 1) % plan.steps_per_epoch + 1 in plan.save_at:
-                checkpoint.save(directory, event.step, event.state, log.info, keep=config.keep)
-                workdir.check_still_there(path)
-                saved = event.step
+            try:
+                log.record(event, progress)
+                if signals.received or (event.step - 1) % plan.steps_per_epoch + 1 in plan.save_at:
+                    checkpoint.save(directory, event.step, event.state, log.info, keep=config.keep)
+                    workdir.check_still_there(path)
+                    workdir.mark_saved(path)
+                    saved = event.step
+            except OSError as error:
+                raise RunError(f"step {event.step}: {error}; {_last_good(directory, saved)}") from error
             if signals.received and event.step < plan.total_steps:
                 where = f"step {saved} is saved in {directory / str(saved)}; the same command goes on from there"
                 raise console.Stopped(signals.received, where)
@@ -124,19 +135,25 @@ def _check_finite(event: "Event", directory: Path, saved: int) -> None:
     """Stop at the first step whose numbers are not finite, and leave the last good checkpoint alone."""
     import jax
 
-    seen = {"cross_entropy": event.metrics.cross_entropy, "gradient_norm": event.metrics.gradient_norm,
-            "l2_penalty": event.metrics.l2_penalty}  # fmt: skip
+    seen = {name: values for name, values in event.metrics._asdict().items() if values.dtype.kind == "f"}
     bad = ~np.all([np.isfinite(values) for values in seen.values()], axis=0)
-    good = f"the last good checkpoint is {directory / str(saved)}" if saved else "no checkpoint was saved before it"
-    remedy = "try a smaller learning_rate"
+    good, remedy = _last_good(directory, saved), "try a smaller learning_rate"
     if bad.any():
         first = int(bad.argmax())
         step = event.step - len(bad) + first + 1
         values = ", ".join(f"{name}={float(v[first])}" for name, v in seen.items())
         raise RunError(f"not finite at step {step}: {values}; {good}; {remedy}")
     leaves = jax.tree_util.tree_leaves_with_path(event.state)
-    if wrong := [jax.tree_util.keystr(p) for p, leaf in leaves if not np.isfinite(np.asarray(leaf)).all()]:
-        raise RunError(f"not finite after step {event.step}: {', '.join(wrong)}; {good}; {remedy}")
+    leaves += [] if event.evaluation is None else jax.tree_util.tree_leaves_with_path({"evaluation": event.evaluation})
+    for where, leaf in leaves:
+        values = np.asarray(leaf)
+        if not (finite := np.isfinite(values)).all():
+            worst = f"{jax.tree_util.keystr(where)} has {values[~finite].ravel()[0]}"
+            raise RunError(f"not finite after step {event.step}: {worst}; {good}; {remedy}")
+
+
+def _last_good(directory: Path, saved: int) -> str:
+    return f"the last good checkpoint is {directory / str(saved)}" if saved else "no checkpoint was saved before it"
 
 
 if __name__ == "__main__":

@@ -21,18 +21,25 @@ def append(path: Path, line: dict[str, Any]) -> None:
 
 
 def rewrite(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Replace the file at once."""
-    write_text(path, "".join(map(_encode, lines)))
+    """Make the file hold exactly these lines."""
+    text = "".join(map(_encode, lines))
+    if not path.exists() or path.read_text(errors="replace") != text:
+        write_text(path, text)
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file's content by one rename: a reader, or a kill, finds the old text or the new."""
-    scratch = path.with_name(f".{path.name}.tmp")
+    scratch = scratch_of(path)
     with open(scratch, "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     scratch.replace(path)
+
+
+def scratch_of(path: Path) -> Path:
+    """Where `write_text` writes before it renames."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def _encode(line: dict[str, Any]) -> str:

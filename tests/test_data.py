@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from mnist_flax import data, prepare
 from mnist_flax.config import InputError
+from mnist_flax.decode import masked_crc
 
 # `tfds.load("mnist", shuffle_files=False)` under TensorFlow 2.21 and TFDS 4.9.10, from TFDS's own builder.
 STOCK_SHA256 = {
@@ -188,6 +189,25 @@ def test_tfds_own_tfrecord_copy_works(shapes: Path) -> None:
     np.testing.assert_array_equal(got.labels, want.labels)
 
 
+@pytest.mark.parametrize("damage", ["one record less", "one bit flipped", "half a record less"])
+def test_a_damaged_tfrecord_copy_is_named(shapes: Path, damage: str) -> None:
+    directory = shapes / "shapes" / "1.0.0"
+    data.open_dataset("shapes", shapes)
+    to_tfrecord(directory)
+    (file,) = directory.glob("*.tfrecord*")
+    content = bytearray(file.read_bytes())
+    if damage == "one record less":
+        content = content[: len(content) * 4 // 5]
+    elif damage == "one bit flipped":
+        content[40] ^= 1
+    else:
+        content = content[:-30]
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="1.0.0 is damaged: delete it"):
+        data.open_dataset("shapes", shapes)
+    assert not (directory / "decoded").exists()
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "spec"])
 def test_a_damaged_decoded_copy_is_made_anew(shapes: Path, damage: str) -> None:
     """Every bit is checked on every start."""
@@ -221,7 +241,8 @@ def to_tfrecord(directory: Path) -> None:
     records = ArrayRecordDataSource([str(file)]).__getitems__(range(5))
     with open(str(file).replace("array_record", "tfrecord"), "wb") as out:
         for record in records:
-            out.write(struct.pack("<QI", len(record), 0) + record + struct.pack("<I", 0))
+            length = struct.pack("<Q", len(record))
+            out.write(length + struct.pack("<I", masked_crc(length)) + record + struct.pack("<I", masked_crc(record)))
     file.unlink()
     info = directory / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
@@ -239,6 +260,8 @@ def test_damaged_or_foreign_files_are_named_and_nothing_is_written(tmp_path: Pat
         data.open_dataset("kmnist", tmp_path / "data", manual)
     with pytest.raises(InputError, match="lacks t10k-images"):
         data.open_dataset("fashion_mnist", tmp_path / "data", tmp_path)
+    with pytest.raises(InputError, match="is damaged or not of mnist"):  # though it is not needed any more
+        data.open_dataset("mnist", data.default_data_dir(), manual)
     with pytest.raises(InputError, match="'cifar10' is not prepared"):
         data.open_dataset("cifar10", tmp_path / "data")
     assert not (tmp_path / "data").exists()

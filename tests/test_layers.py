@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "mnist_flax"
 LAYERS = {
     "config": 0, "model": 0, "metrics": 0, "prepare": 0, "decode": 0, "parallel": 0, "checkpoint": 0, "writer": 0,
     "console": 0,
-    "state": 1, "data": 1, "workdir": 1,
-    "steps": 2,
+    "state": 1, "data": 1, "record": 1,
+    "steps": 2, "workdir": 2,
     "fit": 3, "evaluate": 3,
     "log": 4,
     "train": 5,

@@ -23,8 +23,6 @@ def test_tables_are_made_from_the_measurements(name: str) -> None:
     code = f"import json, {name} as n; print(n.table([*map(json.loads, n.LINES.read_text().splitlines())]), end='')"
     cwd = ROOT / "experiments"
     made = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=True)
-        [sys.executable, "-c", code], cwd=ROOT / "experiments", capture_output=True, text=True, check=True
-    )
     assert made.stdout == (ROOT / "experiments" / "results" / f"{name}.md").read_text()
 
 

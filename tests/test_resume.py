@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from conftest import TINY_FLAGS, Command, assert_trees_equal
 
-from mnist_flax import checkpoint, workdir
+import mnist_flax
+from mnist_flax import checkpoint, record
 
 FLAGS = [*TINY_FLAGS, "--epochs", "12", "--checkpoint-every", "5", "--keep", "3"]
 TOTAL = 12 * 13
@@ -201,5 +202,57 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_good_checkpoint(full_disk: P
     assert command("evaluate", "--workdir", path).stdout.startswith(f"mnist test[:203], step {saved[-1]}")
 
 
+@pytest.mark.parametrize("delay", [0.3, 0.6, 1.0, 1.5, 2.0, 3.0])
+def test_a_signal_at_any_time_is_one_line(tmp_path: Path, delay: float) -> None:
+    """In imports, in compilation, between calls, at the end."""
+    process = start(tmp_path / "exp")
+    time.sleep(delay)
+    process.send_signal(signal.SIGTERM)
+    code, _, stderr = finish(process)
+    assert (code, stderr.count("\n")) in ((143, 1), (0, 0)), stderr
+
+
+def test_a_kill_before_the_first_write_blocks_nobody(tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "exp"
+    path.mkdir()
+    (path / ".lock").touch()
+    (path / ".config.json.tmp").write_text('{"half')
+    assert command("train", "--workdir", path, *TINY_FLAGS).returncode == 0
+
+
+def test_removed_checkpoints_are_no_fresh_start(straight: Path, tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "exp"
+    shutil.copytree(straight, path)
+    shutil.rmtree(path / "checkpoints")
+    result = command("train", "--workdir", path, *FLAGS)
+    assert result.returncode == 1 and "had checkpoints and has none now" in result.stderr
+    assert (path / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+
+
+def test_reading_while_training_goes_on(tmp_path: Path) -> None:
+    """Checkpoints come and go under the reader's eyes; it sees whole ones only."""
+    path = tmp_path / "exp"
+    process = start(path, "--epochs", "2000", "--keep", "1", "--checkpoint-every", "2")
+    wait_for_step(process, path, 5)
+    for _ in range(40):
+        _, variables = mnist_flax.load(path)
+        assert variables["params"]["dense_1"]["kernel"].shape == (784, 16)
+    assert process.poll() is None and not list((path / "checkpoints").glob("corrupt-*"))
+    kill(process)
+
+
+def test_a_full_disk_at_the_start_leaves_nothing(full_disk: Path, command: Command) -> None:
+    (full_disk / "filler").write_bytes(bytes(690 * 1024))
+    result = command("train", "--workdir", full_disk / "exp", *FLAGS)
+    assert result.returncode in (1, 2) and result.stderr.count("\n") == 1 and "No space left" in result.stderr
+
+
+def test_not_finite_in_evaluation_alone(command: Command, tmp_path: Path) -> None:
+    flags = ["--batch-norm-layers", "--l2-layers", "--batch-size", "200", "--epochs", "1", "--learning-rate", "1e12"]
+    result = command("train", "--workdir", tmp_path / "exp", *TINY_FLAGS, *flags)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert "not finite after step 1: ['evaluation'].cross_entropy has" in result.stderr
+
+
 def test_a_straight_run_records_its_versions(straight: Path) -> None:
-    assert workdir.read_run(straight).versions == workdir.versions()
+    assert record.read(straight).versions == record.versions()

@@ -13,7 +13,7 @@ import pytest
 from conftest import TINY_FLAGS, Command
 
 import mnist_flax
-from mnist_flax import data, metrics, workdir
+from mnist_flax import data, metrics, record
 from mnist_flax.config import Config
 
 
@@ -22,7 +22,13 @@ def lines_of(path: Path) -> list[dict]:
 
 
 def test_the_workdir_of_a_finished_run(finished: Path) -> None:
-    assert sorted(p.name for p in finished.iterdir()) == [".lock", "checkpoints", "config.json", "metrics.jsonl"]
+    assert sorted(p.name for p in finished.iterdir()) == [
+        ".lock",
+        ".saved",
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+    ]
     assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["13", "26"]
     config = json.loads((finished / "config.json").read_text())
     assert config["config"]["widths"] == [16, 16] and config["config"]["hparams"]["learning_rate"] == 1e-3
@@ -170,7 +176,7 @@ def test_a_run_under_other_versions_says_so(command: Command, finished: Path, tm
     path = tmp_path / "exp"
     shutil.copytree(finished, path)
     config = (path / "config.json").read_text()
-    jax_version = workdir.versions()["jax"]
+    jax_version = record.versions()["jax"]
     (path / "config.json").write_text(config.replace(f'"jax": "{jax_version}"', '"jax": "0.1.2"'))
     result = command("train", "--workdir", path, *TINY_FLAGS)
     assert result.returncode == 0
