@@ -111,7 +111,7 @@ def places(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def snapshot(root: Path) -> dict[Path, bytes | None]:
-    return {path: path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
+    return {p: p.read_bytes() if p.is_file() and p.name != ".lock" else None for p in root.rglob("*")}
 
 
 def run(name: str, args: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> tuple[int, str]:
