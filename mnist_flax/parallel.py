@@ -15,6 +15,7 @@ from typing import TypeVar
 import jax
 import jaxlib
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mnist_flax.config import InputError
@@ -51,6 +52,17 @@ def make_mesh(batch_size: int) -> Mesh:
         remedy = f"{lower} or {upper}" if lower else f"{upper}"
         raise InputError(f"batch_size={batch_size} must be a multiple of the {n} devices; try {remedy}")
     return Mesh(np.asarray(devices), ("data",))
+
+
+def preempted(call: int) -> bool:
+    """Whether all processes are to stop behind this call, since one of them was told to.
+
+    Between processes a signal is JAX's affair: its notice makes them agree on one call, which no handler of ours could.
+
+    Args:
+      call: counts the calls of this process from 0, one by one, alike in all processes.
+    """
+    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(call)
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:

@@ -3,6 +3,7 @@
 python -m mnist_flax.train --workdir exp1 --epochs 10 --learning-rate 3e-4
 """
 
+import signal
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -114,20 +115,21 @@ def train(
     )
     saved = start
     with signals.deferred(), console.Progress(plan.total_steps, start) as progress:
-        for event in events:
+        for call, event in enumerate(events):
+            stop = signals.received or (signal.SIGTERM if parallel.preempted(call) else None)
             _check_finite(event, directory, saved)
             try:
                 log.record(event, progress)
-                if signals.received or (event.step - 1) % plan.steps_per_epoch + 1 in plan.save_at:
+                if stop or (event.step - 1) % plan.steps_per_epoch + 1 in plan.save_at:
                     checkpoint.save(directory, event.step, event.state, log.info, keep=config.keep)
                     workdir.check_still_there(path)
                     workdir.mark_saved(path)
                     saved = event.step
             except OSError as error:
                 raise RunError(f"step {event.step}: {error}; {_last_good(directory, saved)}") from error
-            if signals.received and event.step < plan.total_steps:
+            if stop and event.step < plan.total_steps:
                 where = f"step {saved} is saved in {directory / str(saved)}; the same command goes on from there"
-                raise console.Stopped(signals.received, where)
+                raise console.Stopped(stop, where)
     console.say(f"{log.result()} Saved in {path}")
 
 
