@@ -35,7 +35,7 @@ def test_alone_nobody_is_preempted() -> None:
 def test_two_processes_stop_at_one_call_when_one_gets_sigterm() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:%d" % probe.getsockname()[1]
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
     code = """
 import os, sys, time, jax
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
