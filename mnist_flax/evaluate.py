@@ -117,7 +117,7 @@ def _print(report: dict[str, Any], class_names: list[str]) -> None:
     table.add_column("class", justify="left")
     for index in range(len(class_names)):
         table.add_column(str(index), justify="right")
-    table.add_column("accuracy", justify="right")
+    table.add_column("right", justify="right")
     for index, row in enumerate(report["confusion_matrix"]):
         name = class_names[index] if class_names[index] == str(index) else f"{index} {class_names[index]}"
         accuracy = report["per_class_accuracy"][index]
