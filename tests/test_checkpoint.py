@@ -1,6 +1,7 @@
 """A checkpoint is whole or not there; a damaged one is named, set aside, and never loaded."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -187,6 +188,8 @@ def test_metadata_that_names_another_device_loads(two: Path, tmp_path: Path) -> 
 
 def test_nothing_executable_is_read(two: Path) -> None:
     """No file of a checkpoint is a pickle, and no module of ours can read one."""
+    for file in two.rglob("*"):
+        assert not file.is_file() or not re.match(rb"\x80[\x02-\x05]", file.read_bytes()), file
     package = Path(checkpoint.__file__).parent
     for path in package.glob("*.py"):
         text = path.read_text()

@@ -182,7 +182,7 @@ def test_a_vanished_workdir_is_one_line(tmp_path: Path) -> None:
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Path:
-    """A file system of one megabyte."""
+    """A file system of 700 kB, room for a few checkpoints."""
     path = tmp_path / "small"
     path.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "none", str(path)], capture_output=True)
