@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there, and checked before they are believed.
 
     save(directory, step, state, info, keep=2)
-    step, state, info = restore(directory, "latest", like=state, set_aside=True)
+    step, state, info = restore(directory, "latest", like=state, warn=print)
 
 Each is a directory `<step>` that orbax wrote, with the SHA-256 sum of every file in `SHA256SUMS`, which `sha256sum -c`
 reads. It appears under its name by one rename, complete. Loading gives numpy arrays, whatever devices saved them.
@@ -104,7 +104,9 @@ def restore(
         return _restore_latest(directory, like, warn, set_aside)
     if which == "best":
         _, _, info = _restore_latest(directory, None, warn, set_aside)
-        which = info["best_step"] if info["best_step"] is not None else "best"
+        which = info["best_step"]
+        if which is None:
+            raise InputError(f"{directory} has no best checkpoint before the first evaluation; give --step latest")
     if which not in steps(directory):
         have = ", ".join(map(str, steps(directory))) or "none"
         raise InputError(f"step={which} has no checkpoint in {directory}; give latest, best or one of: {have}")
@@ -150,8 +152,11 @@ def _read(path: Path, like: Any) -> tuple[Any, dict[str, Any], str | None]:
         copy = Path(scratch) / "checkpoint"
         try:
             shutil.copytree(path, copy)
-        except (OSError, shutil.Error):
-            return None, {}, "it cannot be read whole"
+        except OSError as error:  # of the copy, as far as we know: that says nothing against the checkpoint
+            if path.exists():
+                reason = f"could not be copied to {scratch} ({_first_line(error)}); make room there or set TMPDIR"
+                raise RunError(f"the checkpoint {path} {reason}") from error
+            return None, {}, "it is gone"
         if damage := _damage(copy):
             return None, {}, damage
         metadata = ocp.metadata(str(copy))

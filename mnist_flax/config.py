@@ -14,6 +14,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+_RESTORE = "restore it or choose another --workdir"
 _TINY, _HUGE, _BELOW_1 = 1e-30, 1e30, 1 - 2**-24  # well inside float32, whose largest number below 1 is the last
 
 
@@ -119,7 +120,7 @@ class Config:
 
         ok = _is_number(self.adam_epsilon) and _TINY <= self.adam_epsilon <= 1
         _check("adam_epsilon", self.adam_epsilon, ok, f"from {_TINY:g} to 1, such as 1e-7")
-        schedules = ("constant", "linear", "cosine")
+        schedules = typing.get_args(typing.get_type_hints(Config)["schedule"])
         _check("schedule", self.schedule, self.schedule in schedules, f"one of {', '.join(schedules)}")
         _check_int("epochs", self.epochs, 1, 10**6)
         ok = _is_number(self.warmup_epochs) and 0 <= self.warmup_epochs <= self.epochs
@@ -134,7 +135,7 @@ class Config:
         ok = isinstance(self.dataset, str) and re.fullmatch(
             r"[a-z]\w*(/[A-Za-z0-9][\w.\-]*)?(:\d+\.\d+\.\d+)?", self.dataset, re.ASCII
         )
-        _check("dataset", self.dataset, ok, "a TFDS name such as mnist, emnist/digits or mnist:3.0.1")
+        _check("dataset", self.dataset, ok, "a TFDS name such as mnist or emnist/digits")
         for name in ("train_split", "eval_split"):
             split = getattr(self, name)
             ok = isinstance(split, str) and re.fullmatch(r"[\w\[\]:%+\-() ]+", split, re.ASCII)
@@ -175,26 +176,22 @@ def flat(config: Config) -> dict[str, Any]:
 def _fields_of(cls: type, tree: object, where: str) -> dict[str, Any]:
     """The values of `cls`'s fields in `tree`, lists as tuples; raises `InputError` unless they fit exactly."""
     if not isinstance(tree, dict):
-        raise InputError(
-            f"{where} must be an object of fields, not {tree!r:.40}; restore it or choose another --workdir"
-        )
+        raise InputError(f"{where} must be an object of fields, not {tree!r:.40}; {_RESTORE}")
     hints = typing.get_type_hints(cls)
     for what, names in (("lacks", hints.keys() - tree.keys()), ("has the unknown", tree.keys() - hints.keys())):
         if names:
-            raise InputError(f"{where} {what} field {', '.join(sorted(names))}; restore it or choose another --workdir")
+            raise InputError(f"{where} {what} field {', '.join(sorted(names))}; {_RESTORE}")
     values: dict[str, Any] = {}
     for name, hint in hints.items():
         value: Any = tuple(tree[name]) if isinstance(tree[name], list) else tree[name]
         kind = typing.get_origin(hint) or hint
         kind = {Literal: str, Hyperparams: dict, float: (int, float)}.get(kind, kind)
         if not isinstance(value, typing.cast(type | types.UnionType, kind)) or isinstance(value, bool):
-            raise InputError(
-                f"{where}: {name}={value!r:.60} has the wrong type; restore it or choose another --workdir"
-            )
+            raise InputError(f"{where}: {name}={value!r:.60} has the wrong type; {_RESTORE}")
         try:
             values[name] = float(value) if hint is float else value
         except OverflowError:
-            raise InputError(f"{where}: {name} is out of range; restore it or choose another --workdir") from None
+            raise InputError(f"{where}: {name} is out of range; {_RESTORE}") from None
     return values
 
 

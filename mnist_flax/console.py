@@ -62,7 +62,9 @@ class StopSignals:
     def _handle(self, signum: int, frame: object) -> None:
         self.received = signum
         if not self._deferring:  # not by an exception: in the middle of an import or a compilation it would get lost
-            print(f"stopped by {signal.Signals(signum).name} before a step was made", file=sys.stderr, flush=True)
+            print(
+                f"stopped by {signal.Signals(signum).name} when there was nothing to save", file=sys.stderr, flush=True
+            )
             os._exit(128 + signum)
 
 

@@ -25,7 +25,7 @@ from mnist_flax.decode import Track, decode, find_prepared
 
 
 class Split(NamedTuple):
-    """The examples of a split, or of a batch's worth of it."""
+    """The examples of a split."""
 
     images: np.ndarray  # uint8 [N, H, W, C]
     labels: np.ndarray  # int32 [N]

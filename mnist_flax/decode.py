@@ -106,6 +106,7 @@ def _examples(builder: Any, split: str) -> Iterator[tuple[np.ndarray, int]]:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
     from PIL import Image
 
+    # By name, since the attributes of a generated module are not known to a type checker.
     generated: Any = importlib.import_module("tensorflow_datasets.proto")
     parse = generated.tf_example_pb2.Example.FromString
     shape = builder.info.features["image"].shape

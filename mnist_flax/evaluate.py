@@ -32,7 +32,7 @@ class Args:
     """TFDS split. Default: the run's evaluation split."""
     data_dir: Path | None = None
     """Where prepared datasets live. Default: where the run found them, or else our own directory."""
-    traceback: bool = False
+    traceback: bool = False  # read from sys.argv by `console.main`, since parsing itself may fail
     """Show where an error comes from."""
 
 
@@ -70,14 +70,15 @@ def run(args: Args, signals: console.StopSignals) -> None:
     path = args.workdir.expanduser().absolute()
     recorded = record.read(path)
     config, facts = recorded.config, recorded.data
+    data.check_splits(config.dataset, args.split or config.eval_split)
+    step, model, variables = _load(path, args.step)
     data_dir = (args.data_dir or data.default_data_dir()).expanduser().absolute()
     # The directory that `config.json` names is only read: its author may be somebody else.
     theirs = None if args.data_dir else data.find_decoded(config.dataset, Path(facts["data_dir"]))
     dataset = theirs or data.open_dataset(config.dataset, data_dir, track=console.track)
-    if (list(dataset.image_shape), list(dataset.class_names)) != (facts["image_shape"], facts["class_names"]):
-        raise InputError(f"data_dir={str(data_dir)!r} holds another {config.dataset} than the run's; give --data-dir")
+    if dataset.sha256 != facts["sha256"]:
+        raise InputError(f"{dataset.directory} holds another {config.dataset} than the run's; give its --data-dir")
     split = dataset.read(args.split or config.eval_split)
-    step, model, variables = _load(path, args.step)
     logits = logits_of(model, variables, split.images, config.eval_batch_size)
     about = {"step": step, "dataset": config.dataset, "split": args.split or config.eval_split}
     report = about | metrics.report(logits, split.labels)
@@ -95,9 +96,8 @@ def _load(path: Path, step: str | int) -> "tuple[int, MLP, dict[str, Any]]":
     from mnist_flax import checkpoint
     from mnist_flax.state import make_model
 
-    with workdir.is_free(path) as ours:  # a reader moves damaged checkpoints only where no training holds them
-        step, state, info = checkpoint.restore(workdir.checkpoints(path), step, warn=console.warn, set_aside=ours)
-    record.check_info(path, recorded, info)
+    step, state, info = checkpoint.restore(workdir.checkpoints(path), step, warn=console.warn)
+    record.check_identity(path, recorded, info)
     model = make_model(recorded.config, len(recorded.data["class_names"]))
     return step, model, {"params": state["params"], "batch_stats": state["batch_stats"]}
 

@@ -26,7 +26,8 @@ class Log:
 
     def __init__(self, path: Path, config: Config, make_tx: MakeTx, info: dict[str, Any]) -> None:
         self.info = info
-        """history: the lines of `metrics.jsonl`; best_step; running: totals and seconds of the unfinished epoch."""
+        """history: the lines of `metrics.jsonl`; best_step; running: totals and seconds of the unfinished epoch;
+        and the run's identity (see `record`)."""
         self._file, self._config = workdir.metrics_file(path), config
         self._unit_schedule = make_tx.unit_schedule()
 

@@ -88,9 +88,7 @@ def prepare(name: str, data_dir: Path, manual_dir: Path | None, track: Track) ->
     Idx.name = name
     tfds.disable_progress_bar()
     builder = Idx(data_dir=data_dir, file_format="array_record")
-    config = tfds.download.DownloadConfig(
-        manual_dir=manual_dir or (_EMBEDDED if name == "mnist" else None), try_download_gcs=False
-    )
+    config = tfds.download.DownloadConfig(manual_dir=_source_dir(name, manual_dir), try_download_gcs=False)
     stdout = sys.stdout
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # hides what TFDS prints, not our progress

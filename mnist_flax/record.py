@@ -34,6 +34,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
+def changed_versions(run: Run) -> list[str]:
+    """What runs now under another version than when the run began, in words."""
+    return [f"{k} {v} (was {run.versions.get(k)})" for k, v in versions().items() if run.versions.get(k) != v]
+
+
 def write(workdir: Path, run: Run) -> None:
     """Write `config.json`, once."""
     tree = {"config": to_json(run.config), "data": run.data, "versions": run.versions}
@@ -96,18 +101,18 @@ def _sound(data: Any, versions: Any) -> dict[str, bool]:
     }
 
 
-def info_of(run: Run) -> dict[str, Any]:
+def identity_of(run: Run) -> dict[str, Any]:
     """What ties a checkpoint to its run: the config, and the data but for where it lies."""
     return {"config": to_json(run.config), "data": {k: v for k, v in run.data.items() if k != "data_dir"}}
 
 
-def check_info(workdir: Path, run: Run, info: dict[str, Any]) -> None:
+def check_identity(workdir: Path, run: Run, info: dict[str, Any]) -> None:
     """Refuse a checkpoint that was saved under another `config.json`.
 
     Raises:
       InputError: which part of it differs.
     """
-    for part, ours in info_of(run).items():
+    for part, ours in identity_of(run).items():
         theirs = info.get(part, {})
         if differing := sorted(name for name in ours if ours[name] != theirs.get(name)):
             raise InputError(

@@ -81,8 +81,8 @@ def data_loss(
 def _sums(logits: Array, batch: Batch, label_smoothing: Array | float) -> tuple[Array, Array]:
     """Summed cross-entropy against targets (1 - s) * one-hot + s / C (Szegedy et al., CVPR 2016), and correct count."""
     log_probabilities = jax.nn.log_softmax(logits)  # [B, C]
-    right = jnp.take_along_axis(log_probabilities, batch.labels[:, None], axis=1)[:, 0]  # [B]
-    smoothed = (1 - label_smoothing) * right + label_smoothing * jnp.mean(log_probabilities, axis=1)
+    label_log_probabilities = jnp.take_along_axis(log_probabilities, batch.labels[:, None], axis=1)[:, 0]  # [B]
+    smoothed = (1 - label_smoothing) * label_log_probabilities + label_smoothing * jnp.mean(log_probabilities, axis=1)
     correct = (jnp.argmax(logits, axis=1) == batch.labels) & batch.mask
     return -jnp.sum(jnp.where(batch.mask, smoothed, 0)), jnp.sum(correct, dtype=jnp.int32)
 

@@ -31,7 +31,7 @@ class Args:
     """Directory with the four canonical files of mnist, fashion_mnist or kmnist, used instead of their URLs."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache, so that the next run starts sooner."""
-    traceback: bool = False
+    traceback: bool = False  # read from sys.argv by `console.main`, since parsing itself may fail
     """Show where an error comes from."""
 
 
@@ -59,16 +59,19 @@ def run(args: Args, signals: console.StopSignals) -> None:
         "data_dir": str(data_dir),
     }
     with workdir.claim(path, record.Run(config, facts, record.versions())) as recorded:
-        if changed := [f"{k} {v} (was {recorded.versions.get(k)})" for k, v in record.versions().items()
-                       if recorded.versions.get(k) != v]:  # fmt: skip
+        if changed := record.changed_versions(recorded):
             console.warn(f"this run began under other versions, so its last digits may differ: {', '.join(changed)}")
         train(path, recorded, train_split, eval_split, mesh, signals)
 
 
 def train(
-    path: Path, recorded: record.Run, train_split: data.Split, eval_split: data.Split, mesh: Any,
+    path: Path,
+    recorded: record.Run,
+    train_split: data.Split,
+    eval_split: data.Split,
+    mesh: Any,
     signals: console.StopSignals,
-) -> None:  # fmt: skip
+) -> None:
     """Train from the latest checkpoint of a claimed workdir, or from the start, to the end."""
     import jax
 
@@ -87,12 +90,12 @@ def train(
     if checkpoint.exists(directory):
         like = jax.eval_shape(init, hparams)
         start, state, info = checkpoint.restore(directory, "latest", like=like, set_aside=True, warn=console.warn)
-        record.check_info(path, recorded, info)
+        record.check_identity(path, recorded, info)
     elif workdir.was_saved(path):
         raise RunError(f"{directory} had checkpoints and has none now; restore them, or start in another --workdir")
     else:
         start, state, info = 0, jax.jit(init)(hparams), {"history": [], "best_step": None, "running": None}
-        info |= record.info_of(recorded)
+        info |= record.identity_of(recorded)
     writer.rewrite(workdir.metrics_file(path), info["history"])
     log = Log(path, config, make_tx, info)
     if start == plan.total_steps:
@@ -116,7 +119,8 @@ def train(
     saved = start
     with signals.deferred(), console.Progress(plan.total_steps, start) as progress:
         for call, event in enumerate(events):
-            stop = signals.received or (signal.SIGTERM if parallel.preempted(call) else None)
+            preempted = parallel.preempted(call)  # in every process, whatever this one's signals say
+            stop = signal.SIGTERM if preempted else signals.received
             _check_finite(event, directory, saved)
             try:
                 log.record(event, progress)

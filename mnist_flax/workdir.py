@@ -10,7 +10,6 @@ import fcntl
 import os
 import shutil
 import socket
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,42 +116,25 @@ def check_still_there(workdir: Path) -> None:
     """Notice that a directory has been removed, even where a save in flight has made a new one of its name.
 
     Raises:
-      RunError: `config.json` is gone.
+      RunError: `config.json` is gone. What that one save has made is removed; anything more is left alone.
     """
-    if not (workdir / record.CONFIG).exists():
-        shutil.rmtree(checkpoints(workdir), ignore_errors=True)
-        with contextlib.suppress(OSError):
-            workdir.rmdir()
-        raise RunError(f"workdir={str(workdir)!r} has vanished while it was in use, and what was saved with it")
-
-
-@contextlib.contextmanager
-def is_free(workdir: Path) -> Iterator[bool]:
-    """Whether nobody holds a run's directory; while the block runs, nobody else can."""
-    try:
-        lock = open(workdir / _LOCK, "r+")
-    except OSError:  # read-only, or a copy without its lock
-        yield False
+    if (workdir / record.CONFIG).exists():
         return
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    rest = {entry.name for entry in workdir.iterdir()} if workdir.exists() else set()
+    if rest <= {"checkpoints"} and (not rest or len(list(checkpoints(workdir).iterdir())) <= 1):
+        shutil.rmtree(workdir, ignore_errors=True)
+        raise RunError(f"workdir={str(workdir)!r} has vanished while it was in use, and what was saved with it")
+    raise RunError(f"{workdir / record.CONFIG} has vanished while it was in use; restore it, the checkpoints are there")
 
 
 def _lock(lock: IO[str], workdir: Path) -> None:
-    for _ in range(20):  # a reader holds it for less than a second
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        time.sleep(0.05)
-    else:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         lock.seek(0)
         holder = lock.read().strip() or "another process"
-        raise InputError(f"workdir={str(workdir)!r} is in use by {holder}; wait for it or give another --workdir")
+        text = f"workdir={str(workdir)!r} is in use by {holder}; wait for it or give another --workdir"
+        raise InputError(text) from None
     lock.seek(0)
     lock.truncate()
     now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -102,6 +102,20 @@ def test_a_reader_passes_over_without_touching(two: Path, tmp_path: Path) -> Non
     assert told and checkpoint.steps(tmp_path / "c") == [5, 10]
 
 
+def test_a_full_scratch_disk_says_nothing_against_a_checkpoint(
+    two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(two, tmp_path / "c")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    with pytest.raises(RunError, match="could not be copied .*No space left on device.*TMPDIR"):
+        checkpoint.restore(tmp_path / "c", "latest", warn=silent, set_aside=True)
+    assert checkpoint.steps(tmp_path / "c") == [5, 10]
+
+
 def test_with_none_left_it_is_an_error_and_stays_one(two: Path, tmp_path: Path) -> None:
     shutil.copytree(two, tmp_path / "c")
     for step in (5, 10):
@@ -125,7 +139,7 @@ def test_best_and_latest_are_kept_over_restarts(state: TrainState, tmp_path: Pat
 def test_missing_steps_are_named(two: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="step=7 has no checkpoint .* one of: 5, 10"):
         checkpoint.restore(two, 7, warn=silent)
-    with pytest.raises(InputError, match="step=best has no checkpoint"):
+    with pytest.raises(InputError, match="no best checkpoint before the first evaluation"):
         checkpoint.restore(two, "best", warn=silent)
     with pytest.raises(InputError, match="no checkpoint yet"):
         checkpoint.restore(tmp_path, "latest", warn=silent)

@@ -112,6 +112,16 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
     finish(process)
 
 
+def test_a_vanished_config_costs_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "exp"
+    process = start(path, "--epochs", "2000")
+    wait_for_step(process, path, 20)
+    (path / "config.json").rename(tmp_path / "config.json")
+    code, _, stderr = finish(process)
+    assert code == 1 and "config.json has vanished" in stderr and stderr.count("\n") == 1
+    assert len(checkpoint.steps(path / "checkpoints")) >= 3
+
+
 def test_a_second_process_is_told_who_holds_the_workdir(tmp_path: Path) -> None:
     path = tmp_path / "exp"
     first = start(path, "--epochs", "2000")
