@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,14 @@ def _ranges(split: str, examples: dict[str, int]) -> list[tuple[str, int, int]]:
     """The (split, start, stop) that a TFDS split string means; raises `InputError`."""
     if split in examples:
         return [(split, 0, examples[split])]
+    # The common form, as TFDS reads it, without half a second for its import.
+    match = re.fullmatch(r"(\w+)\[(-?\d+)?:(-?\d+)?\]", split)
+    if match and match[1] in examples and any(match.groups()[1:]):
+        count = examples[match[1]]
+        bounds = [int(bound) if bound else None for bound in match.groups()[1:]]
+        start, stop, _ = slice(*bounds).indices(count)
+        if all(bound is None or abs(bound) <= count for bound in bounds) and start < stop:
+            return [(match[1], start, stop)]
     import tensorflow_datasets as tfds
 
     infos = {
