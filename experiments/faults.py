@@ -42,7 +42,7 @@ def command(name: str, *args: str) -> list[str]:
 
 def final(path: Path) -> tuple[list[np.ndarray], list[dict]]:
     """Every array of the last checkpoint, and the metrics without their timings."""
-    _, state, _ = checkpoint.restore(workdir.checkpoints(path), "latest", warn=print)
+    _, state, _ = checkpoint.restore(workdir.checkpoints(path), "latest", identity={}, warn=print)
     lines = [json.loads(row) for row in workdir.metrics_file(path).read_text().splitlines()]
     return jax.tree.leaves(state), [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
@@ -93,7 +93,7 @@ def damages(root: Path, straight: Path) -> Iterator[dict]:
     """Every file of the latest checkpoint in every way; a line each."""
     source = workdir.checkpoints(straight)
     *_, before, latest = checkpoint.steps(source)
-    _, sound, _ = checkpoint.restore(source, before, warn=print)
+    _, sound, _ = checkpoint.restore(source, before, identity={}, warn=print)
     files = sorted(
         file.relative_to(source / str(latest)) for file in (source / str(latest)).rglob("*") if file.is_file()
     )
@@ -107,7 +107,7 @@ def damages(root: Path, straight: Path) -> Iterator[dict]:
             shutil.copytree(source, copy)
             damage(copy / str(latest) / file)
             try:
-                step, state, _ = checkpoint.restore(copy, "latest", warn=told_of.append, set_aside=True)
+                step, state, _ = checkpoint.restore(copy, "latest", identity={}, warn=told_of.append, set_aside=True)
                 right = step == before and same((jax.tree.leaves(state), []), (jax.tree.leaves(sound), []))
                 aside = (copy / f"corrupt-{latest}").is_dir() and bool(told_of)
                 outcome = "named, set aside, the one before loaded" if right and aside else "LOADED WRONG"

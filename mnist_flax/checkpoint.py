@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there, and checked before they are believed.
 
     save(directory, step, state, info, keep=2)
-    step, state, info = restore(directory, "latest", like=state, warn=print)
+    step, state, info = restore(directory, "latest", identity={}, like=state, warn=print)
 
 Each is a directory `<step>` that orbax wrote, with the SHA-256 sum of every file in `SHA256SUMS`, which `sha256sum -c`
 reads. It appears under its name by one rename, complete. Loading gives numpy arrays, whatever devices saved them.
@@ -82,13 +82,20 @@ def exists(directory: Path) -> bool:
 
 
 def restore(
-    directory: Path, which: str | int, *, like: Any = None, warn: Callable[[str], None], set_aside: bool = False
+    directory: Path,
+    which: str | int,
+    *,
+    identity: dict[str, Any],
+    like: Any = None,
+    warn: Callable[[str], None],
+    set_aside: bool = False,
 ) -> tuple[int, Any, dict[str, Any]]:
     """Load a checkpoint after checking every file of it.
 
     Args:
       directory: of all checkpoints.
       which: a step, `latest` (the newest sound one: damaged ones are named and passed over) or `best`.
+      identity: what `info` must hold: the run that it was saved by.
       like: a pytree of the same structure, arrays or `ShapeDtypeStruct`s; None gives nested dicts and lists.
       warn: is told of every damaged checkpoint that is passed over.
       set_aside: rename damaged checkpoints to `corrupt-<step>`; only for the holder of the workdir.
@@ -97,32 +104,32 @@ def restore(
       Its step, its state with numpy leaves, its info.
 
     Raises:
-      InputError: there is none, or the one asked for does not exist.
+      InputError: there is none, the one asked for does not exist, or it is another run's.
       RunError: it is damaged, or all are.
     """
     if which == "latest":
-        return _restore_latest(directory, like, warn, set_aside)
+        return _restore_latest(directory, identity, like, warn, set_aside)
     if which == "best":
-        _, _, info = _restore_latest(directory, None, warn, set_aside)
+        _, _, info = _restore_latest(directory, identity, None, warn, set_aside)
         which = info["best_step"]
         if which is None:
             raise InputError(f"{directory} has no best checkpoint before the first evaluation; give --step latest")
     if which not in steps(directory):
         have = ", ".join(map(str, steps(directory))) or "none"
         raise InputError(f"step={which} has no checkpoint in {directory}; give latest, best or one of: {have}")
-    state, info, damage = _read(directory / str(which), like)
+    state, info, damage = _read(directory / str(which), identity, like)
     if damage:
         raise RunError(f"the checkpoint {directory / str(which)} is damaged ({damage}); try --step latest")
     return int(which), state, info
 
 
 def _restore_latest(
-    directory: Path, like: Any, warn: Callable[[str], None], set_aside: bool
+    directory: Path, identity: dict[str, Any], like: Any, warn: Callable[[str], None], set_aside: bool
 ) -> tuple[int, Any, dict[str, Any]]:
     passed: set[int] = set()
     while left := [step for step in steps(directory) if step not in passed]:
         path = directory / str(left[-1])
-        state, info, damage = _read(path, like)
+        state, info, damage = _read(path, identity, like)
         if not damage:
             return left[-1], state, info
         if not path.exists():
@@ -143,7 +150,7 @@ def _restore_latest(
     raise InputError(f"{directory} holds no checkpoint yet; train first")
 
 
-def _read(path: Path, like: Any) -> tuple[Any, dict[str, Any], str | None]:
+def _read(path: Path, identity: dict[str, Any], like: Any) -> tuple[Any, dict[str, Any], str | None]:
     """State, info, and what is wrong with them (None: nothing).
 
     By way of a copy, so that what was checked is what is read, whatever a training does to the original meanwhile.
@@ -160,9 +167,19 @@ def _read(path: Path, like: Any) -> tuple[Any, dict[str, Any], str | None]:
         if damage := _damage(copy):
             return None, {}, damage
         metadata = ocp.metadata(str(copy))
+        info = cast(dict[str, Any], metadata.custom_metadata)
+        _check_identity(path, info, identity)  # before loading: another run's arrays may have other shapes
         like = metadata.metadata if like is None else like
         state = ocp.load(str(copy), jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like))
-    return state, cast(dict[str, Any], metadata.custom_metadata), None
+    return state, info, None
+
+
+def _check_identity(path: Path, info: dict[str, Any], identity: dict[str, Any]) -> None:
+    for part, ours in identity.items():
+        if differing := sorted(name for name in ours if ours[name] != info.get(part, {}).get(name)):
+            raise InputError(
+                f"{path} was saved by a run whose config.json was another: {', '.join(differing)} differs; restore it"
+            )
 
 
 def _sums(path: Path) -> bytes:

@@ -96,8 +96,8 @@ def _load(path: Path, step: str | int) -> "tuple[int, MLP, dict[str, Any]]":
     from mnist_flax import checkpoint
     from mnist_flax.state import make_model
 
-    step, state, info = checkpoint.restore(workdir.checkpoints(path), step, warn=console.warn)
-    record.check_identity(path, recorded, info)
+    identity = record.identity_of(recorded)
+    step, state, _ = checkpoint.restore(workdir.checkpoints(path), step, identity=identity, warn=console.warn)
     model = make_model(recorded.config, len(recorded.data["class_names"]))
     return step, model, {"params": state["params"], "batch_stats": state["batch_stats"]}
 

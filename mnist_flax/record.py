@@ -104,17 +104,3 @@ def _sound(data: Any, versions: Any) -> dict[str, bool]:
 def identity_of(run: Run) -> dict[str, Any]:
     """What ties a checkpoint to its run: the config, and the data but for where it lies."""
     return {"config": to_json(run.config), "data": {k: v for k, v in run.data.items() if k != "data_dir"}}
-
-
-def check_identity(workdir: Path, run: Run, info: dict[str, Any]) -> None:
-    """Refuse a checkpoint that was saved under another `config.json`.
-
-    Raises:
-      InputError: which part of it differs.
-    """
-    for part, ours in identity_of(run).items():
-        theirs = info.get(part, {})
-        if differing := sorted(name for name in ours if ours[name] != theirs.get(name)):
-            raise InputError(
-                f"{workdir / CONFIG}: {', '.join(differing)} differs from what its checkpoint has; restore it"
-            )

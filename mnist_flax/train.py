@@ -89,8 +89,9 @@ def train(
     checkpoint.clean(directory)
     if checkpoint.exists(directory):
         like = jax.eval_shape(init, hparams)
-        start, state, info = checkpoint.restore(directory, "latest", like=like, set_aside=True, warn=console.warn)
-        record.check_identity(path, recorded, info)
+        start, state, info = checkpoint.restore(
+            directory, "latest", identity=record.identity_of(recorded), like=like, warn=console.warn, set_aside=True
+        )
     elif workdir.was_saved(path):
         raise RunError(f"{directory} had checkpoints and has none now; restore them, or start in another --workdir")
     else:

@@ -45,11 +45,11 @@ def two(state: TrainState, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_round_trip(two: Path, state: TrainState) -> None:
-    step, got, back = checkpoint.restore(two, "latest", like=jax.eval_shape(lambda: state), warn=silent)
+    step, got, back = checkpoint.restore(two, "latest", like=jax.eval_shape(lambda: state), identity={}, warn=silent)
     assert step == 10 and back == info() and isinstance(got, TrainState)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(got))
     assert_trees_equal(got, moved(state, 10))
-    _, plain, _ = checkpoint.restore(two, 5, warn=silent)  # without the code that knows its structure
+    _, plain, _ = checkpoint.restore(two, 5, identity={}, warn=silent)  # without the code that knows its structure
     assert_trees_equal(plain["params"], moved(state, 5).params)
     assert_trees_equal(plain["batch_stats"], moved(state, 5).batch_stats)
 
@@ -74,7 +74,7 @@ def damages() -> dict:
 
 @pytest.mark.parametrize("kind", damages())
 def test_every_file_damaged_in_every_way_is_named_and_set_aside(two: Path, tmp_path: Path, kind: str) -> None:
-    want = checkpoint.restore(two, 5, warn=silent)
+    want = checkpoint.restore(two, 5, identity={}, warn=silent)
     names = [file.relative_to(two / "10") for file in (two / "10").rglob("*") if file.is_file()]
     assert len(names) > 8
     for index, name in enumerate(names):
@@ -85,9 +85,9 @@ def test_every_file_damaged_in_every_way_is_named_and_set_aside(two: Path, tmp_p
             continue  # orbax's marker is empty already
         damages()[kind](victim)
         with pytest.raises(RunError, match="is damaged"):
-            checkpoint.restore(directory, 10, warn=silent)
+            checkpoint.restore(directory, 10, identity={}, warn=silent)
         told: list[str] = []
-        step, got, _ = checkpoint.restore(directory, "latest", warn=told.append, set_aside=True)
+        step, got, _ = checkpoint.restore(directory, "latest", identity={}, warn=told.append, set_aside=True)
         assert step == 5, name
         assert_trees_equal(got, want[1])
         assert len(told) == 1 and "corrupt-10" in told[0] and ("SHA256SUMS" in told[0] or name.as_posix() in told[0])
@@ -98,7 +98,7 @@ def test_a_reader_passes_over_without_touching(two: Path, tmp_path: Path) -> Non
     shutil.copytree(two, tmp_path / "c")
     (tmp_path / "c" / "10" / "SHA256SUMS").unlink()
     told: list[str] = []
-    assert checkpoint.restore(tmp_path / "c", "latest", warn=told.append)[0] == 5
+    assert checkpoint.restore(tmp_path / "c", "latest", identity={}, warn=told.append)[0] == 5
     assert told and checkpoint.steps(tmp_path / "c") == [5, 10]
 
 
@@ -112,7 +112,7 @@ def test_a_full_scratch_disk_says_nothing_against_a_checkpoint(
 
     monkeypatch.setattr(shutil, "copytree", full)
     with pytest.raises(RunError, match="could not be copied .*No space left on device.*TMPDIR"):
-        checkpoint.restore(tmp_path / "c", "latest", warn=silent, set_aside=True)
+        checkpoint.restore(tmp_path / "c", "latest", identity={}, warn=silent, set_aside=True)
     assert checkpoint.steps(tmp_path / "c") == [5, 10]
 
 
@@ -122,7 +122,7 @@ def test_with_none_left_it_is_an_error_and_stays_one(two: Path, tmp_path: Path) 
         (tmp_path / "c" / str(step) / "_CHECKPOINT_METADATA").write_text("{}")
     for _ in range(2):  # the second time only corrupt-* are there
         with pytest.raises(RunError, match="no sound checkpoint is left"):
-            checkpoint.restore(tmp_path / "c", "latest", warn=lambda _: None, set_aside=True)
+            checkpoint.restore(tmp_path / "c", "latest", identity={}, warn=lambda _: None, set_aside=True)
         assert checkpoint.exists(tmp_path / "c")
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["corrupt-10", "corrupt-5"]
 
@@ -131,25 +131,33 @@ def test_best_and_latest_are_kept_over_restarts(state: TrainState, tmp_path: Pat
     for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
         checkpoint.save(tmp_path / "c", step, state, info(best), keep=2)
     assert checkpoint.steps(tmp_path / "c") == [2, 4, 5]
-    assert checkpoint.restore(tmp_path / "c", "best", warn=silent)[0] == 2
+    assert checkpoint.restore(tmp_path / "c", "best", identity={}, warn=silent)[0] == 2
     checkpoint.save(tmp_path / "c", 6, state, info(6), keep=1)
     assert checkpoint.steps(tmp_path / "c") == [6]
 
 
+def test_another_runs_checkpoint_is_refused_before_it_is_loaded(state: TrainState, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "c", 1, state, info() | {"config": {"widths": [16, 16], "epochs": 2}}, keep=1)
+    checkpoint.restore(tmp_path / "c", 1, identity={"config": {"widths": [16, 16]}}, warn=silent)
+    for identity in ({"config": {"widths": [16, 32]}}, {"config": {"widths": [16, 16], "seed": 1}}, {"data": {"n": 1}}):
+        with pytest.raises(InputError, match="whose config.json was another: (widths|seed|n) differs"):
+            checkpoint.restore(tmp_path / "c", "latest", identity=identity, like=42, warn=silent)
+
+
 def test_missing_steps_are_named(two: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="step=7 has no checkpoint .* one of: 5, 10"):
-        checkpoint.restore(two, 7, warn=silent)
+        checkpoint.restore(two, 7, identity={}, warn=silent)
     with pytest.raises(InputError, match="no best checkpoint before the first evaluation"):
-        checkpoint.restore(two, "best", warn=silent)
+        checkpoint.restore(two, "best", identity={}, warn=silent)
     with pytest.raises(InputError, match="no checkpoint yet"):
-        checkpoint.restore(tmp_path, "latest", warn=silent)
+        checkpoint.restore(tmp_path, "latest", identity={}, warn=silent)
 
 
 def test_leftovers_of_a_kill_are_no_checkpoints(two: Path, tmp_path: Path) -> None:
     shutil.copytree(two, tmp_path / "c")
     shutil.copytree(two / "10", tmp_path / "c" / ".saving-15")
     shutil.copytree(two / "10", tmp_path / "c" / ".deleting-3")
-    assert checkpoint.restore(tmp_path / "c", "latest", warn=silent)[0] == 10
+    assert checkpoint.restore(tmp_path / "c", "latest", identity={}, warn=silent)[0] == 10
     checkpoint.clean(tmp_path / "c")
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["10", "5"]
 
@@ -169,19 +177,19 @@ def test_saved_on_eight_devices_loads_on_one_and_the_reverse(state: TrainState, 
     eight = eight.replace(params=eight.params | {"dense_1": eight.params["dense_1"] | {"kernel": sharded}})
     checkpoint.save(tmp_path / "c", 1, eight, info(), keep=1)
     like = jax.eval_shape(lambda: state)
-    _, got, _ = checkpoint.restore(tmp_path / "c", 1, like=like, warn=silent)
+    _, got, _ = checkpoint.restore(tmp_path / "c", 1, like=like, identity={}, warn=silent)
     assert_trees_equal(got, state)
     code = f"""
 from pathlib import Path
 import jax
 from mnist_flax import checkpoint
 assert len(jax.devices()) == 1
-_, got, _ = checkpoint.restore(Path({str(tmp_path / "c")!r}), 1, warn=print)
+_, got, _ = checkpoint.restore(Path({str(tmp_path / "c")!r}), 1, identity={{}}, warn=print)
 checkpoint.save(Path({str(tmp_path / "one")!r}), 1, got, {info()!r}, keep=1)
 """
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     subprocess.run([sys.executable, "-c", code], check=True, env=env)
-    _, back, _ = checkpoint.restore(tmp_path / "one", 1, like=like, warn=silent)
+    _, back, _ = checkpoint.restore(tmp_path / "one", 1, like=like, identity={}, warn=silent)
     assert_trees_equal(parallel.replicate(back, mesh), state)
 
 
@@ -196,8 +204,8 @@ def test_metadata_that_names_another_device_loads(two: Path, tmp_path: Path) -> 
             changed += 1
     assert changed
     (path / "SHA256SUMS").write_bytes(checkpoint._sums(path))
-    _, got, _ = checkpoint.restore(tmp_path / "c", 10, warn=silent)
-    assert_trees_equal(got, checkpoint.restore(two, 10, warn=silent)[1])
+    _, got, _ = checkpoint.restore(tmp_path / "c", 10, identity={}, warn=silent)
+    assert_trees_equal(got, checkpoint.restore(two, 10, identity={}, warn=silent)[1])
 
 
 def test_nothing_executable_is_read(two: Path) -> None:

@@ -47,7 +47,7 @@ def wait_for_step(process: subprocess.Popen, path: Path, step: int) -> None:
 def result_of(path: Path) -> tuple[dict, list[dict]]:
     """The final state, and the metrics without their timings."""
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    step, state, info = checkpoint.restore(path / "checkpoints", "latest", warn=pytest.fail)
+    step, state, info = checkpoint.restore(path / "checkpoints", "latest", identity={}, warn=pytest.fail)
     assert step == TOTAL and info["history"] == lines
     return state, [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
@@ -176,7 +176,7 @@ def test_not_finite_stops_and_keeps_the_last_good_checkpoint(command: Command, t
     assert result.returncode == 1 and result.stderr.startswith("error: not finite ")
     assert result.stderr.count("\n") == 1 and "learning_rate" in result.stderr
     for step in checkpoint.steps(tmp_path / "exp" / "checkpoints"):
-        _, state, _ = checkpoint.restore(tmp_path / "exp" / "checkpoints", step, warn=pytest.fail)
+        _, state, _ = checkpoint.restore(tmp_path / "exp" / "checkpoints", step, identity={}, warn=pytest.fail)
         assert all(np.isfinite(leaf).all() for leaf in [*state["params"]["dense_1"].values()])
 
 
