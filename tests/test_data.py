@@ -46,7 +46,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     while not list((data_dir / "mnist").glob("*incomplete*/*")):
         assert first.poll() is None
         time.sleep(0.05)
-    time.sleep(1)
+    time.sleep(0.3)
     first.send_signal(signal.SIGKILL)
     first.wait()
     began = time.perf_counter()

@@ -218,14 +218,15 @@ def test_default_loss_curves_agree_in_float32(digits: tuple) -> None:
         variable.assign(np.array(value))  # a copy: `train_steps` takes our arrays over
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=LABEL_SMOOTHING)
     theirs.compile(loss=loss, optimizer="adam")
-    some = batches(digits, 4)[:50]
+    some = [batch for batch in batches(digits, 4) if batch.mask.all()][:50]  # full ones: Keras compiles one size
     want = []
     for batch in some:
         real = int(batch.mask.sum())
         flat = batch.images[:real].reshape(real, -1).astype("float32") / 255
         theirs.reset_metrics()
         want.append(float(theirs.train_on_batch(flat, keras.utils.to_categorical(batch.labels[:real], 10))))
-    order = np.concatenate([data.epoch_batches(EXAMPLES, BATCH, seed=0, epoch=e) for e in range(4)])[:50]
+    order = np.concatenate([data.epoch_batches(EXAMPLES, BATCH, seed=0, epoch=e) for e in range(4)])
+    order = order[(order >= 0).all(axis=1)][:50]
     _, metrics = train_steps(state, h, digits, order, model=MODEL, make_tx=make_tx)
     ours = np.asarray((metrics.cross_entropy + metrics.l2_penalty) / metrics.examples)
     np.testing.assert_allclose(ours, want, rtol=1e-2)
