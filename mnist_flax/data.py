@@ -5,7 +5,7 @@
     epoch_batches(len(train.labels), 128, seed=0, epoch=0)  # int32 [S, 128], -1 where the last batch is short
 
 The first use prepares `mnist/3.0.1` as TFDS would, from the files in this package, and writes a decoded copy beside it;
-every later use maps that copy into memory, and does not even import TFDS unless a split is sliced.
+every later use maps that copy into memory, and does not even import TFDS unless a split is more than one slice.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """A run's directory: who may use it.
 
-check(workdir, config)                    # before anything is written
-with claim(workdir, run):                 # one process at a time
-...
+check(workdir, config)     # before anything is written
+with claim(workdir, run):  # one process at a time
+    ...
 """
 
 import contextlib
@@ -87,8 +87,11 @@ def claim(workdir: Path, run: record.Run) -> Iterator[record.Run]:
             if not (workdir / record.CONFIG).exists():
                 record.write(workdir, run)
         except OSError as error:
-            if is_new:
-                shutil.rmtree(workdir, ignore_errors=True)
+            if is_new and not (workdir / record.CONFIG).exists():  # only what we made: another may have begun here
+                with contextlib.suppress(OSError):
+                    scratch_of(workdir / record.CONFIG).unlink(missing_ok=True)
+                    (workdir / _LOCK).unlink(missing_ok=True)
+                    workdir.rmdir()
             raise InputError(
                 f"workdir={str(workdir)!r} cannot be written ({error.strerror}); give another --workdir"
             ) from None
