@@ -2,23 +2,17 @@
 
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from mnist_flax.record import versions
+from mnist_flax.record import commit, versions
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def provenance() -> dict[str, Any]:
-    """As JSON values; `commit` ends in + where the tree differs from it."""
-    git = ["git", "-C", str(RESULTS.parent)]
-    commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run(
-        [*git, "status", "--porcelain", "--", "../mnist_flax"], capture_output=True, text=True
-    ).stdout
+    """As JSON values."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
@@ -28,7 +22,7 @@ def provenance() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "platform": f"{platform.system()} {platform.machine()}",
         "versions": versions(),
-        "commit": commit + ("+" if changed else ""),
+        "commit": commit(),
         "command": " ".join(["python", *(_plain(word) for word in sys.orig_argv[1:])]),
     }
 

@@ -149,18 +149,19 @@ def to_json(config: Config) -> dict[str, Any]:
     }
 
 
-def from_json(tree: object, where: str) -> Config:
+def from_json(tree: object, where: str, remedy: str = _RESTORE) -> Config:
     """Read what `to_json` wrote, as strictly as the command line.
 
     Args:
       tree: the parsed JSON.
       where: the file, for the message.
+      remedy: what to do about it, for the message.
 
     Raises:
       InputError: a field is missing, unknown, of the wrong type or out of range.
     """
-    values = _fields_of(Config, tree, where)
-    values["hparams"] = Hyperparams(**_fields_of(Hyperparams, values["hparams"], f"{where}: hparams"))
+    values = _fields_of(Config, tree, where, remedy)
+    values["hparams"] = Hyperparams(**_fields_of(Hyperparams, values["hparams"], f"{where}: hparams", remedy))
     try:
         return Config(**values)
     except InputError as error:
@@ -173,25 +174,25 @@ def flat(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config.hparams) | values
 
 
-def _fields_of(cls: type, tree: object, where: str) -> dict[str, Any]:
+def _fields_of(cls: type, tree: object, where: str, remedy: str) -> dict[str, Any]:
     """The values of `cls`'s fields in `tree`, lists as tuples; raises `InputError` unless they fit exactly."""
     if not isinstance(tree, dict):
-        raise InputError(f"{where} must be an object of fields, not {tree!r:.40}; {_RESTORE}")
+        raise InputError(f"{where} must be an object of fields, not {tree!r:.40}; {remedy}")
     hints = typing.get_type_hints(cls)
     for what, names in (("lacks", hints.keys() - tree.keys()), ("has the unknown", tree.keys() - hints.keys())):
         if names:
-            raise InputError(f"{where} {what} field {', '.join(sorted(names))}; {_RESTORE}")
+            raise InputError(f"{where} {what} field {', '.join(sorted(names))}; {remedy}")
     values: dict[str, Any] = {}
     for name, hint in hints.items():
         value: Any = tuple(tree[name]) if isinstance(tree[name], list) else tree[name]
         kind = typing.get_origin(hint) or hint
         kind = {Literal: str, Hyperparams: dict, float: (int, float)}.get(kind, kind)
         if not isinstance(value, typing.cast(type | types.UnionType, kind)) or isinstance(value, bool):
-            raise InputError(f"{where}: {name}={value!r:.60} has the wrong type; {_RESTORE}")
+            raise InputError(f"{where}: {name}={value!r:.60} has the wrong type; {remedy}")
         try:
             values[name] = float(value) if hint is float else value
         except OverflowError:
-            raise InputError(f"{where}: {name} is out of range; {_RESTORE}") from None
+            raise InputError(f"{where}: {name} is out of range; {remedy}") from None
     return values
 
 

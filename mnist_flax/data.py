@@ -116,6 +116,27 @@ def check_splits(name: str, *splits: str) -> None:
             _ranges(split, prepare.IDX_EXAMPLES)
 
 
+def facts(dataset: Dataset, train_split: str, eval_split: str, data_dir: Path) -> dict[str, Any]:
+    """What a run records about its data (see `record.Run`)."""
+    return {
+        "image_shape": list(dataset.image_shape),
+        "class_names": list(dataset.class_names),
+        "train_examples": len(dataset.read(train_split).labels),
+        "eval_examples": len(dataset.read(eval_split).labels),
+        "sha256": dataset.sha256,
+        "data_dir": str(data_dir),
+    }
+
+
+def overlap(dataset: Dataset, a: str, b: str) -> bool:
+    """Whether two splits share an example."""
+    return any(
+        name == other and start < end and begin < stop
+        for name, start, stop in _ranges(a, dataset.examples)
+        for other, begin, end in _ranges(b, dataset.examples)
+    )
+
+
 def find_decoded(name: str, data_dir: Path) -> Dataset | None:
     """The decoded copy of a dataset if it is there and sound; writes nothing."""
     if name in prepare.IDX_DATASETS:

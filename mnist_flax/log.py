@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from rich.box import SIMPLE
 
 from mnist_flax import console, metrics, record, workdir, writer
@@ -26,28 +27,19 @@ class Log:
 
     def __init__(self, path: Path, config: Config, make_tx: MakeTx, info: dict[str, Any]) -> None:
         self.info = info
-        """history: the lines of `metrics.jsonl`; best_step; running: totals and seconds of the unfinished epoch;
-        and the run's identity (see `record`)."""
         self._file, self._config = workdir.metrics_file(path), config
         self._unit_schedule = make_tx.unit_schedule()
 
     def record(self, event: Event, progress: console.Progress) -> None:
         """Add a call; behind an epoch's last one, write its two lines."""
-        before = self.info["running"] or {"totals": None, "seconds": 0.0}
-        totals = metrics.add(before["totals"], metrics.totals_of(event.metrics))
-        running = {"totals": totals, "seconds": before["seconds"] + event.seconds}
-        so_far = metrics.summary(totals)
         name = f"epoch {event.epoch}/{self._config.epochs}"
+        so_far, lines = account(self.info, event, self._config, self._unit_schedule)
         progress.update(event.step, f"{name}  loss {so_far['loss']:.4f}  accuracy {so_far['accuracy']:.4f}")
-        if event.evaluation is None:
-            self.info["running"] = running
+        if not lines:
             return
-        self.info["running"] = None
-        train = self._write(event, "train", so_far, running["seconds"])
-        scores = metrics.summary(metrics.totals_of(event.evaluation))
-        score = self._write(event, "eval", scores, event.evaluation_seconds)
-        evals = [line for line in self.info["history"] if line["split"] == "eval"]
-        self.info["best_step"] = max(evals, key=lambda line: line["accuracy"])["step"]  # the first of equals
+        for line in lines:
+            writer.append(self._file, line)
+        train, score = lines
         progress.say(
             f"{name} {train['seconds']:6.1f} s   train: loss {train['loss']:.4f}, accuracy {train['accuracy']:.2%}"
             f"   {self._config.eval_split}: loss {score['loss']:.4f}, accuracy {score['accuracy']:.2%}"
@@ -62,13 +54,45 @@ class Log:
             f"after {_count(last['epoch'], 'epoch')}."
         )
 
-    def _write(self, event: Event, split: str, values: dict[str, Any], seconds: float) -> dict[str, Any]:
-        rate = self._config.hparams.learning_rate * float(np.asarray(self._unit_schedule(event.step - 1)))
-        line = {"step": event.step, "epoch": event.epoch, "split": split, **values}
-        line |= {"learning_rate": rate, "seconds": round(seconds, 3)}
-        self.info["history"].append(line)
-        writer.append(self._file, line)
-        return line
+
+def new_info(recorded: record.Run) -> dict[str, Any]:
+    """What the checkpoints of a run carry, before its first step.
+
+    history: the lines of `metrics.jsonl`; best_step; running: totals and seconds of the unfinished epoch; and the run's
+    identity (see `record`).
+    """
+    return {"history": [], "best_step": None, "running": None} | record.identity_of(recorded)
+
+
+def account(
+    info: dict[str, Any], event: Event, config: Config, unit_schedule: optax.Schedule
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Add a call to a run's `info`.
+
+    Returns:
+      The running epoch's means so far; behind its last call, its two lines, train and eval.
+    """
+    before = info["running"] or {"totals": None, "seconds": 0.0}
+    totals = metrics.add(before["totals"], metrics.totals_of(event.metrics))
+    running = {"totals": totals, "seconds": before["seconds"] + event.seconds}
+    so_far = metrics.summary(totals)
+    if event.evaluation is None:
+        info["running"] = running
+        return so_far, []
+    info["running"] = None
+    rate = config.hparams.learning_rate * float(np.asarray(unit_schedule(event.step - 1)))
+    scores = metrics.summary(metrics.totals_of(event.evaluation))
+    lines = []
+    for split, means, seconds in (
+        ("train", so_far, running["seconds"]),
+        ("eval", scores, event.evaluation_seconds),
+    ):
+        line = {"step": event.step, "epoch": event.epoch, "split": split, **means}
+        lines.append(line | {"learning_rate": rate, "seconds": round(seconds, 3)})
+    info["history"] += lines
+    evals = [line for line in info["history"] if line["split"] == "eval"]
+    info["best_step"] = max(evals, key=lambda line: line["accuracy"])["step"]  # the first of equals
+    return so_far, lines
 
 
 def introduce(recorded: record.Run, model: MLP, plan: Plan, start: int) -> None:

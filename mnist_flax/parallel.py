@@ -8,6 +8,7 @@ The compiler inserts what the devices exchange; BatchNorm's statistics are those
 """
 
 import hashlib
+import os
 import platform
 from pathlib import Path
 from typing import TypeVar
@@ -52,6 +53,36 @@ def make_mesh(batch_size: int) -> Mesh:
         remedy = f"{lower} or {upper}" if lower else f"{upper}"
         raise InputError(f"batch_size={batch_size} must be a multiple of the {n} devices; try {remedy}")
     return Mesh(np.asarray(devices), ("data",))
+
+
+def use_cpu_devices(number: int) -> None:
+    """Let the CPU count as `number` devices, each computing by itself; accelerators are not affected."""
+    jax.config.update("jax_num_cpu_devices", number)
+
+
+def member_mesh(members: int) -> Mesh:
+    """As many devices as there are members for, along one axis, `member`."""
+    return Mesh(np.asarray(jax.devices()[:members]), ("member",))
+
+
+def device_count() -> int:
+    """Devices of this process."""
+    return jax.device_count()
+
+
+def memory() -> int:
+    """Bytes that are there for arrays: on all devices, or, where they are the CPU's, free in this host or container."""
+    if limits := [stats["bytes_limit"] for device in jax.devices() if (stats := device.memory_stats())]:
+        return sum(limits)
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else ""
+    return min(free, int(text)) if text.isdecimal() else free
+
+
+def shard_members(tree: Tree, mesh: Mesh) -> Tree:
+    """Split every leaf over the devices along its first axis, the members."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("member")))
 
 
 def preempted(call: int) -> bool:

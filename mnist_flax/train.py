@@ -50,14 +50,7 @@ def run(args: Args, signals: console.StopSignals) -> None:
     manual_dir = args.manual_dir.expanduser().absolute() if args.manual_dir else None
     dataset = data.open_dataset(config.dataset, data_dir, manual_dir, console.track)
     train_split, eval_split = dataset.read(config.train_split), dataset.read(config.eval_split)
-    facts = {
-        "image_shape": list(dataset.image_shape),
-        "class_names": list(dataset.class_names),
-        "train_examples": len(train_split.labels),
-        "eval_examples": len(eval_split.labels),
-        "sha256": dataset.sha256,
-        "data_dir": str(data_dir),
-    }
+    facts = data.facts(dataset, config.train_split, config.eval_split, data_dir)
     with workdir.claim(path, record.Run(config, facts, record.versions())) as recorded:
         if changed := record.changed_versions(recorded):
             console.warn(f"this run began under other versions, so its last digits may differ: {', '.join(changed)}")
@@ -76,7 +69,7 @@ def train(
     import jax
 
     from mnist_flax import checkpoint, fit, parallel
-    from mnist_flax.log import Log, introduce
+    from mnist_flax.log import Log, introduce, new_info
     from mnist_flax.state import as_arrays, init_state, make_model, make_optimizer
 
     config, shape = recorded.config, tuple(recorded.data["image_shape"])
@@ -95,8 +88,7 @@ def train(
     elif workdir.was_saved(path):
         raise RunError(f"{directory} had checkpoints and has none now; restore them, or start in another --workdir")
     else:
-        start, state, info = 0, jax.jit(init)(hparams), {"history": [], "best_step": None, "running": None}
-        info |= record.identity_of(recorded)
+        start, state, info = 0, jax.jit(init)(hparams), new_info(recorded)
     writer.rewrite(workdir.metrics_file(path), info["history"])
     log = Log(path, config, make_tx, info)
     if start == plan.total_steps:

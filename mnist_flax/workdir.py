@@ -105,6 +105,18 @@ def claim(workdir: Path, run: record.Run) -> Iterator[record.Run]:
         yield recorded
 
 
+def is_held(workdir: Path) -> bool:
+    """Whether a process holds a directory now."""
+    try:
+        with open(workdir / _LOCK) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def mark_saved(workdir: Path) -> None:
     """Remember that a checkpoint was saved once, so that their absence is never taken for a fresh start."""
     (workdir / _SAVED).touch()

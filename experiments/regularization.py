@@ -1,0 +1,20 @@
+"""What does each of the tutorial's three regularisers buy, alone and together?
+
+Question: BatchNorm, Dropout 0.2 and L2 0.001 are all in the tutorial's network. All eight ways to leave some of them out,
+ten seeds each, 20 epochs; which of them matters, and does one make another superfluous?
+
+    python -m mnist_flax.sweep experiments/regularization.py --workdir sweeps/regularization
+"""
+
+from collections.abc import Iterator
+from itertools import product
+
+from mnist_flax import Config
+
+BASE = Config(epochs=20, train_split="train[:50000]", eval_split="train[50000:]")
+
+
+def sweep() -> Iterator[dict]:
+    """The 2 x 2 x 2 factorial design."""
+    for batch_norm_layers, dropout_rate, l2, seed in product(((), (2,)), (0.0, 0.2), (0.0, 1e-3), range(10)):
+        yield {"batch_norm_layers": batch_norm_layers, "dropout_rate": dropout_rate, "l2": l2, "seed": seed}

@@ -1,0 +1,185 @@
+"""Who trains which member of a sweep: an Optuna study as a ledger that many processes and hosts share.
+
+    with Ledger(storage, "selection") as ledger:
+        ledger.enqueue({"a": {"overrides": {...}}, "b": {...}})  # what is there already is left alone
+        for trial in ledger.ask(16):  # claimed: nobody else gets them
+            ledger.tell(trial, values=[0.93, 0.96], value=0.96, note={"seconds": 12.3})
+
+A member is known by its key. The trials of one that failed, or whose worker died, are followed by another; at most one
+is alive: the lowest number that has not failed. Since Optuna's numbers are in one order for all, every process comes to
+the same answer, and no lock is needed.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from mnist_flax.config import InputError
+
+_BEAT_SECONDS, _STALE_SECONDS = 10, 60
+_DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+_ALIVE = (TrialState.WAITING, TrialState.RUNNING, *_DONE)
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def open_storage(url: str | None, directory: Path) -> optuna.storages.BaseStorage:
+    """The database of an SQLAlchemy URL, or a journal in the sweep's directory.
+
+    Raises:
+      InputError: the database cannot be reached.
+    """
+    if url is None:
+        journal = optuna.storages.journal.JournalFileBackend(str(directory / "optuna.journal"))
+        return optuna.storages.JournalStorage(journal)
+    try:
+        return optuna.storages.RDBStorage(url)
+    except (ImportError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"storage={url!r} cannot be used ({reason}); give a database such as sqlite:///x.db") from error
+
+
+class Ledger:
+    """One study, as one worker sees it. While it is entered, the worker counts as alive."""
+
+    def __init__(self, storage: optuna.storages.BaseStorage, name: str) -> None:
+        self.study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        self.worker = f"{_machine()} {os.getpid()}"
+        self._seen: dict[str, tuple[Any, float]] = {}  # each worker's last beat, and when we saw it first
+        self._left = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> "Ledger":
+        self._heart.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+        self._heart.join()
+
+    def members(self) -> dict[str, FrozenTrial]:
+        """The living trial of each member, in the order in which the members came."""
+        living: dict[str, FrozenTrial] = {}
+        for trial in self.study.get_trials(deepcopy=False, states=_ALIVE):
+            if "member" in trial.user_attrs:
+                living.setdefault(trial.user_attrs["member"], trial)
+        return living
+
+    def finished(self) -> dict[str, FrozenTrial]:
+        """The members that are done."""
+        return {key: trial for key, trial in self.members().items() if trial.state in _DONE}
+
+    def first_number(self, trial: optuna.Trial | FrozenTrial) -> int:
+        """The lowest number that the trials of a trial's member have had: the same for all its attempts."""
+        key = trial.user_attrs["member"]
+        return next(t.number for t in self.study.get_trials(deepcopy=False) if t.user_attrs.get("member") == key)
+
+    def enqueue(self, members: dict[str, dict[str, Any]]) -> None:
+        """Make every member wait that is neither waiting, nor running, nor done; `members` gives each its attributes."""
+        living = self.members()
+        # What a search sampled for a trial that failed is what its successor trains.
+        trials = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        sampled = {trial.user_attrs["member"]: trial.params for trial in trials if trial.params}
+        for key, attributes in members.items():
+            if key not in living:
+                self.study.enqueue_trial(sampled.get(key, {}), user_attrs={"member": key, **attributes})
+
+    def ask(self, most: int) -> list[optuna.Trial]:
+        """Claim up to `most` waiting members."""
+        claimed: list[optuna.Trial] = []
+        while len(claimed) < most and self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            trial = self.study.ask()
+            if "member" not in trial.user_attrs:  # somebody took the last one meanwhile, so Optuna made a new one
+                self._fail(trial.number)
+                break
+            trial.set_user_attr("worker", self.worker)
+            if self.members()[trial.user_attrs["member"]].number == trial.number:
+                claimed.append(trial)
+            else:
+                self._fail(trial.number)  # two processes have made it wait at once
+        return claimed
+
+    def tell(self, trial: optuna.Trial, values: list[float], value: float | None, note: dict[str, Any]) -> bool:
+        """Finish a member.
+
+        Args:
+          trial: from `ask`.
+          values: the objective after each epoch.
+          value: the objective; None where the member diverged, which the sampler takes for worse than any number.
+          note: more attributes of the trial.
+
+        Returns:
+          False where another worker has taken it over, believing this one dead.
+        """
+        try:
+            for name, content in note.items():
+                trial.set_user_attr(name, content)
+            for epoch, each in enumerate(values, start=1):
+                trial.report(each, epoch)
+            self.study.tell(trial, value, TrialState.PRUNED if value is None else TrialState.COMPLETE)
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
+            return False
+        return True
+
+    def importances(self) -> dict[str, float]:
+        """The share of each searched hyperparameter in what the objective varies by, where enough is done to say."""
+        try:
+            return optuna.importance.get_param_importances(self.study)
+        except (ValueError, RuntimeError):
+            return {}
+
+    def release(self, trials: list[optuna.Trial]) -> None:
+        """Give members back; the next `enqueue` makes them wait again."""
+        for trial in trials:
+            self._fail(trial.number)
+
+    def retake(self, is_held: Callable[[FrozenTrial], bool]) -> None:
+        """Release the members of workers that have died, `is_held` or not being the last word."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if self._is_dead(trial.user_attrs.get("worker", "")) and not is_held(trial):
+                self._fail(trial.number)
+
+    def _fail(self, number: int) -> None:
+        self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def _is_dead(self, worker: str) -> bool:
+        machine, _, pid = worker.rpartition(" ")
+        if machine == _machine() and not _runs(int(pid)):
+            return True
+        beat = self.study.user_attrs.get(f"beat of {worker}")
+        seen, since = self._seen.get(worker, (None, 0.0))
+        if worker not in self._seen or seen != beat:  # by our own clock: those of two hosts may differ
+            self._seen[worker] = beat, time.monotonic()
+            return False
+        return time.monotonic() - since > _STALE_SECONDS
+
+    def _beat(self) -> None:
+        for count in range(2**62):
+            self.study.set_user_attr(f"beat of {self.worker}", count)
+            if self._left.wait(_BEAT_SECONDS):
+                return
+
+
+def _machine() -> str:
+    """This host since its last start, and this container on it."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
+        return f"{socket.gethostname()} {boot} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,225 @@
+"""Train every member of an experiment, many as one program; run the same command again, or elsewhere, to go on or help.
+
+python -m mnist_flax.sweep experiments/regularization.py --workdir sweeps/regularization --workers 2
+"""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from mnist_flax import console, data, experiment, record, report, stages, writer
+from mnist_flax.config import Config, InputError, RunError, to_json
+
+_SWEEP = "sweep.json"
+_SAID = {"selection": "validation", "final": "test"}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Train every member of an experiment file; the same command again goes on, after this one or beside it."""
+
+    experiment: tyro.conf.Positional[Path]
+    """The experiment file, such as experiments/regularization.py."""
+    workdir: Path
+    """Directory of the sweep; created, continued, or found finished."""
+    trials: int | None = None
+    """Members of a search. Default: its TRIALS; a larger number continues a finished one."""
+    population: int | None = None
+    """Members trained as one program. Default: what fits into memory, at most 16 a device; of a search at most an eighth
+    of its trials, so that it can learn from the ones before."""
+    workers: int = 1
+    """Processes on this host; they share the CPU's cores."""
+    storage: str | None = None
+    """Database (SQLAlchemy URL) for the ledger, where hosts share no file system. Default: a journal in the workdir."""
+    figures: bool = True
+    """Draw figures of the results."""
+    data_dir: Path | None = None
+    """Where prepared datasets live, laid out as TFDS does. Default: a directory of our own in the user's cache."""
+    manual_dir: Path | None = None
+    """Directory with the four canonical files of mnist, fashion_mnist or kmnist, used instead of their URLs."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache, so that the next run starts sooner."""
+    traceback: bool = False  # read from sys.argv by `console.main`, since parsing itself may fail
+    """Show where an error comes from."""
+    is_worker: Annotated[bool, tyro.conf.Suppress] = False
+    """Set for the processes of `--workers`."""
+
+
+def run(args: Args, signals: console.StopSignals) -> None:
+    """The command: check everything that can be wrong, then write."""
+    for name, value in (("trials", args.trials), ("population", args.population), ("workers", args.workers)):
+        if value is not None and not 1 <= value <= 10**6:
+            raise InputError(f"{name}={value} is out of range; give a whole number from 1")
+    study = experiment.load(args.experiment.expanduser(), args.trials)
+    path = args.workdir.expanduser().absolute()
+    identity = _identity(study, args)
+    _check(path, identity)
+    for config in _data_configs(study):
+        data.check_splits(config.dataset, config.train_split, config.eval_split)
+    data_dir = (args.data_dir or data.default_data_dir()).expanduser().absolute()
+    manual_dir = args.manual_dir.expanduser().absolute() if args.manual_dir else None
+    dataset = data.open_dataset(study.base.dataset, data_dir, manual_dir, console.track)
+    _check_honest(study, dataset)
+
+    from mnist_flax import ledger
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not (path / _SWEEP).exists():
+            writer.write_text(path / _SWEEP, json.dumps(identity, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"workdir={str(path)!r} cannot be written ({error.strerror}); give another --workdir") from None
+    storage = ledger.open_storage(args.storage, path)
+    with ledger.Ledger(storage, "selection") as selecting, ledger.Ledger(storage, "final") as testing:
+        sweep = stages.Sweep(study, path, selecting, testing)
+        if sweep.left() == 0:
+            console.say(f"{path} is finished: nothing to do.")
+        elif args.workers > 1 and not args.is_worker:
+            _supervise(args, sweep, signals)
+        else:
+            _work(args, sweep, dataset, data_dir, signals)
+        if not args.is_worker:
+            _conclude(args, sweep)
+
+
+def _work(args: Args, sweep: stages.Sweep, dataset: data.Dataset, data_dir: Path, signals: console.StopSignals) -> None:
+    """Train in this process until the sweep is finished, by whomever."""
+    from mnist_flax import parallel, population
+    from mnist_flax.board import Board
+    from mnist_flax.worker import work
+
+    if args.compilation_cache:
+        parallel.use_compilation_cache(data.cache_dir() / "xla")
+    parallel.use_cpu_devices(max(1, len(os.sched_getaffinity(0)) // args.workers))
+    base = record.Run(sweep.study.base, _facts(dataset, sweep.study.base, data_dir), record.versions())
+    size = args.population or min(
+        population.largest(base) // args.workers,
+        16 * parallel.device_count(),
+        -(-sweep.study.trials // (8 if sweep.study.search else args.workers)),
+    )
+    with Board() as board:
+        for ledger, stage in ((sweep.selecting, sweep.selection), (sweep.testing, sweep.final)):
+            work(
+                stage(),
+                ledger,
+                dataset,
+                lambda config: _facts(dataset, config, data_dir),
+                size=max(1, size),
+                board=board,
+                signals=signals,
+                report=lambda: _report(sweep),
+            )
+
+
+def _supervise(args: Args, sweep: stages.Sweep, signals: console.StopSignals) -> None:
+    """Start the workers and wait for them; they share the ledger and nothing else."""
+    logs = [sweep.path / f"worker-{number}.log" for number in range(1, args.workers + 1)]
+    line = [sys.executable, "-m", "mnist_flax.sweep", *sys.argv[1:], "--is-worker"]
+    workers = []
+    for log in logs:
+        with log.open("a") as file:
+            workers.append(subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True))
+    console.say(f"{args.workers} workers; what they say is in {logs[0]} and so on")
+    left = -1
+    with signals.deferred():
+        while any(worker.poll() is None for worker in workers):
+            if signals.received:
+                for worker in workers:
+                    worker.send_signal(signals.received)
+                for worker in workers:
+                    worker.wait()
+                raise console.Stopped(signals.received, f"what was running is saved in {sweep.path}")
+            if left != (left := sweep.left()):
+                console.say(f"{left} members left")
+            time.sleep(1)
+    if sweep.left():
+        codes = ", ".join(str(worker.returncode) for worker in workers)
+        raise RunError(f"{sweep.left()} members are left (the workers ended with {codes}); see {logs[0]}, and run again")
+
+
+def _conclude(args: Args, sweep: stages.Sweep) -> None:
+    """Write all results and say the main one."""
+    rows = _report(sweep)
+    if args.figures:
+        from mnist_flax.figures import sweep_figures
+
+        importances = sweep.selecting.importances() if sweep.study.search else {}
+        sweep_figures(sweep.path / "figures", rows, sweep.study.search is not None, importances)
+    summaries = report.summarize(rows)
+    for method, overrides in report.choose(rows).items():
+        chosen = [each for each in summaries if (each.method, each.overrides) == (method, overrides)]
+        told = " ".join(f"{name}={value}" for name, value in overrides.items())
+        scores = ", ".join(f"{_SAID[each.stage]} {each.mean:.3%} (n={each.n})" for each in chosen)
+        console.say(f"{method + ': ' if method else ''}chosen {told}: {scores}")
+    console.say(f"results in {sweep.path}: summary.md, summary.csv, results.jsonl{', figures/' if args.figures else ''}")
+
+
+def _report(sweep: stages.Sweep) -> list[dict[str, Any]]:
+    """Write what there is; one process at a time."""
+    with open(sweep.path / ".report.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        report.write(sweep.path, rows := sweep.rows())
+    return rows
+
+
+def _facts(dataset: data.Dataset, config: Config, data_dir: Path) -> dict[str, Any]:
+    return data.facts(dataset, config.train_split, config.eval_split, data_dir)
+
+
+def _identity(study: experiment.Experiment, args: Args) -> dict[str, Any]:
+    """What must not change between two commands on one directory."""
+    return {
+        "base": to_json(study.base),
+        "final": experiment.plain(study.final),
+        "kind": "search" if study.search else "sweep",
+        "storage": "database" if args.storage else "journal",
+    }
+
+
+def _check(path: Path, identity: dict[str, Any]) -> None:
+    """Raise `InputError` unless a directory is new, empty, or this very sweep's."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"workdir={str(path)!r} is no directory; give another --workdir")
+    if not path.exists() or not any(path.iterdir()):
+        return
+    try:
+        recorded = json.loads((path / _SWEEP).read_text())
+    except (OSError, ValueError):
+        raise InputError(f"workdir={str(path)!r} is no sweep (it has no sound {_SWEEP}); give another --workdir") from None
+    differing = [name for name, value in identity.items() if recorded.get(name) != value]
+    if differing:
+        raise InputError(
+            f"workdir={str(path)!r} is a sweep with another {', '.join(differing)}; give it as it was, "
+            "or another --workdir"
+        )
+
+
+def _data_configs(study: experiment.Experiment) -> list[Config]:
+    """A config for each pair of splits."""
+    configs = [study.base, *(study.config(overrides) for overrides in study.grid), study.final_config({})]
+    return list({(config.train_split, config.eval_split): config for config in configs}.values())
+
+
+def _check_honest(study: experiment.Experiment, dataset: data.Dataset) -> None:
+    """Raise `InputError` where members would be selected, or tested, on examples that they had seen."""
+    remedy = "such as train_split='train[:50000]', eval_split='train[50000:]'"
+    for config in _data_configs(study):
+        if data.overlap(dataset, config.train_split, config.eval_split):
+            text = f"eval_split={config.eval_split!r} shares examples with train_split={config.train_split!r}"
+            raise InputError(f"{study.path}: {text}; carve one from the other, {remedy}")
+    final = study.final_config({}).eval_split
+    if study.final_seeds and data.overlap(dataset, study.base.eval_split, final):
+        text = f"eval_split={study.base.eval_split!r} of BASE shares examples with the test's, {final!r}"
+        raise InputError(f"{study.path}: {text}; select on a validation split, {remedy}")
+
+
+if __name__ == "__main__":
+    console.main(Args, run)
