@@ -38,6 +38,8 @@ class Hyperparams:
     """Adam's step size; the schedule multiplies it."""
     l2: float = 1e-3
     """Weight of the penalty l2 * sum(kernel^2), without 1/2, as in Keras."""
+    max_norm: float = 3.0
+    """Largest norm of a unit's incoming weights in `max_norm_layers`, held after every update."""
     dropout_rate: float = 0.2
     """Share of each hidden layer's units that a training step sets to zero; 0 turns dropout off."""
     label_smoothing: float = 0.0
@@ -62,6 +64,8 @@ class Config:
     """Hidden layers, counted from 1, that carry BatchNorm between the product and the relu."""
     l2_layers: tuple[int, ...] = (2,)
     """Layers, counted from 1, whose kernel carries the L2 penalty; the last is the output layer."""
+    max_norm_layers: tuple[int, ...] = ()
+    """Layers, counted from 1, whose units' incoming weights are held to `max_norm`."""
 
     adam_epsilon: float = 1e-7
     """Adam's epsilon, added to the root of the bias-corrected second moment."""
@@ -96,6 +100,7 @@ class Config:
         for name, low, high, example in (
             ("learning_rate", _TINY, _HUGE, "0.001"),
             ("l2", 0.0, _HUGE, "0.001"),
+            ("max_norm", _TINY, _HUGE, "3"),
             ("dropout_rate", 0.0, _BELOW_1, "0.2"),
             ("label_smoothing", 0.0, _BELOW_1, "0.1"),
             ("b1", 0.0, _BELOW_1, "0.9"),
@@ -114,6 +119,7 @@ class Config:
         for name, layers, last in (
             ("batch_norm_layers", self.batch_norm_layers, len(self.widths)),
             ("l2_layers", self.l2_layers, len(self.widths) + 1),
+            ("max_norm_layers", self.max_norm_layers, len(self.widths) + 1),
         ):
             ok = all(_is_int(layer) and 1 <= layer <= last for layer in layers) and len(set(layers)) == len(layers)
             _check(name, layers, ok, f"different layers from 1 to {last} (for widths={self.widths}), or none")
@@ -144,9 +150,8 @@ class Config:
 
 def to_json(config: Config) -> dict[str, Any]:
     """The whole config as plain JSON values; `from_json` is its inverse."""
-    return dataclasses.asdict(config) | {
-        name: list(getattr(config, name)) for name in ("widths", "batch_norm_layers", "l2_layers")
-    }
+    tree = dataclasses.asdict(config)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in tree.items()}
 
 
 def from_json(tree: object, where: str, remedy: str = _RESTORE) -> Config:

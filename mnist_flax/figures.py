@@ -16,6 +16,7 @@ from mnist_flax.report import Row, Summary, described, factors, key_of, members,
 from mnist_flax.writer import scratch_of
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
@@ -102,7 +103,7 @@ def _factor(selection: list[Summary], levels: Levels) -> "Figure":
     figure, axes = _figure(title, max(6.5, 1 + 0.9 * len(values) * categories), 4)
     if categories:
         x = [values.index(s.overrides.get(name)) for s in known]
-        axes.errorbar(x, mean, _bars(mean, low, high), fmt="o", color=_COLORS[2], capsize=4)
+        axes.errorbar(x, mean, [mean - low, high - mean], fmt="o", color=_COLORS[2], capsize=4)
         axes.set_xticks(range(len(values)), [textwrap.fill(shown(value), 12) for value in values])
         axes.set_xlim(-0.5, len(values) - 0.5)
     else:
@@ -146,7 +147,7 @@ def _cells(selection: list[Summary], levels: Levels) -> "Figure":
     title += f" and 95 % interval{_left_out(selection)}"
     figure, axes = _figure(title, 4.5 + 0.06 * len(header), 1.3 + 0.19 * len(best))
     mean, low, high = _percent([s[5:9] for s in best if s.n])
-    axes.errorbar(mean, range(len(mean)), xerr=_bars(mean, low, high), fmt="o", color=_COLORS[2], capsize=3)
+    axes.errorbar(mean, range(len(mean)), xerr=[mean - low, high - mean], fmt="o", color=_COLORS[2], capsize=3)
     axes.set_yticks(range(-1, len(best)), [header, *labels], **_ALIGNED)
     axes.set_ylim(len(best) - 0.5, -1.5)
     axes.tick_params(axis="y", length=0)
@@ -213,7 +214,7 @@ def _final(summaries: list[Summary], levels: Levels, rows: list[Row]) -> "Figure
             axes.plot([100 * v for v in of], [y + up + 0.13] * len(of), "|", color=color, alpha=0.7, markersize=5)
         mean, low, high = _percent([spread(of) for of in values if of])
         y = [y + up for y, of in enumerate(values) if of]
-        axes.errorbar(mean, y, xerr=_bars(mean, low, high), fmt=marker, color=color, capsize=3, label=label)
+        axes.errorbar(mean, y, xerr=[mean - low, high - mean], fmt=marker, color=color, capsize=3, label=label)
     names = [textwrap.fill(f"{s.method}: {described(s.overrides, levels)}".removeprefix(": "), 40) for s in final]
     axes.set_yticks(range(len(final)), names, size=8)
     axes.set_ylim(len(final) - 0.5, -0.5)
@@ -243,12 +244,62 @@ def _save(figure: "Figure", path: Path) -> Path:
     return scratch.replace(path)
 
 
-def _percent(spreads: Sequence[Sequence[float | None]]) -> tuple[list[float], list[float], list[float]]:
-    """Means and the ends of their intervals, in percent; a mean of one value has the interval of no width."""
+def _percent(spreads: Sequence[Sequence[float | None]]) -> "np.ndarray":
+    """Means and the ends of their intervals, [3, n], in percent; one value's interval has no width."""
+    import numpy as np
+
     known = [(mean, low, high) for mean, _, low, high in spreads if mean is not None]
-    mean = [100 * m for m, _, _ in known]
-    low, high = ([100 * (m if end is None else end) for m, end in ends] for ends in _ends(known))
-    return mean, low, high
+    filled = [[mean if x is None else x for x in (mean, low, high)] for mean, low, high in known]
+    return 100 * np.array(filled, float).reshape(-1, 3).T
+
+
+def _norm(summaries: list[Summary]) -> "Normalize":
+    """Colours from the best down to the best nine tenths: a few bad members would make all others look alike."""
+    import numpy as np
+    from matplotlib.colors import Normalize
+
+    means = [100 * s.mean for s in summaries if s.mean is not None]
+    return Normalize(float(np.percentile(means, 10)), max(means))
+
+
+def _scale(values: list[Any]) -> str:
+    """How to show a factor's levels: log, linear or categories."""
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        return "categories"
+    wide = max(values) >= 30 * min((value for value in values if value > 0), default=math.inf)
+    # Powers beside a zero, which has no logarithm, are better apart than in a heap; a search has too many for that.
+    return "linear" if not wide or min(values) < 0 else "log" if min(values) > 0 else "categories"
+
+
+def _axis(values: list[Any]) -> tuple[Callable[[Any], float], list[Any]]:
+    """Where on an axis from 0 to 1 a value stands, and the ticks."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    scale, low, high = _scale(values), values[0], values[-1]
+    if scale == "categories" or low == high:
+        return lambda value: values.index(value) / max(1, len(values) - 1), values
+    to = math.log10 if scale == "log" else float
+    ticks = (LogLocator() if scale == "log" else MaxNLocator(6)).tick_values(low, high)
+    return lambda value: (to(value) - to(low)) / (to(high) - to(low)), [
+        t for t in map(float, ticks) if low <= t <= high
+    ]
+
+
+def _spoken(name: str, values: Sequence[Any] = ()) -> str:
+    scale = " (log scale)" if values and _scale(list(values)) == "log" else ""
+    return name.replace("_", " ") + scale
+
+
+def _aligned(summaries: list[Summary], levels: Levels) -> list[str]:
+    """A header, and a line for each configuration, in columns for a font of one width."""
+    columns = [[name, *(shown(s.overrides.get(name)) for s in summaries)] for name in levels]
+    if any(s.method for s in summaries):
+        columns.insert(0, ["method", *(s.method for s in summaries)])
+    columns.append(["n", *(str(s.n) for s in summaries)])
+    if any(s.diverged for s in summaries):
+        columns.append(["diverged", *(str(s.diverged) for s in summaries)])
+    padded = [[cell.rjust(max(map(len, column))) for cell in column] for column in columns]
+    return ["  ".join(line) for line in zip(*padded, strict=True)]
 
 
 def _left_out(summaries: list[Summary]) -> str:

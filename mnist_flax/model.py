@@ -78,7 +78,7 @@ class Dropout(nn.Module):
         return jnp.where(kept, x / keep, 0).astype(x.dtype)
 
 
-def l2_kernels(params: Any, layers: tuple[int, ...]) -> dict:
+def kernels_of(params: Any, layers: tuple[int, ...]) -> dict:
     """A tree like `params`, True at the kernels of `layers` alone.
 
     It goes by path, not by ndim: the leaves of a population have one more axis.

@@ -1,6 +1,6 @@
 """What training carries from step to step, how it begins, and the optimiser.
 
-    make_tx = MakeTx(schedule="constant", warmup_steps=0, total_steps=1876, l2_layers=(2,), epsilon=1e-7)
+    make_tx = MakeTx(schedule="constant", warmup_steps=0, total_steps=1876, l2_layers=(2,), ...)
     state = init_state(hparams, model=model, make_tx=make_tx, image_shape=(28, 28, 1))
 
 Nothing random is carried: every key is a function of (seed, stream, step), so resuming needs only the step.
@@ -19,7 +19,7 @@ import optax
 from jax import Array
 
 from mnist_flax.config import Config, Hyperparams
-from mnist_flax.model import MLP, l2_kernels
+from mnist_flax.model import MLP, kernels_of
 
 jax.tree_util.register_dataclass(
     Hyperparams, data_fields=[field.name for field in dataclasses.fields(Hyperparams)], meta_fields=[]
@@ -47,6 +47,7 @@ class MakeTx:
       warmup_steps: steps over which the learning rate rises linearly.
       total_steps: steps of the whole run.
       l2_layers: layers whose kernel carries the L2 penalty.
+      max_norm_layers: layers whose kernel is held to `max_norm`.
       epsilon: Adam's, outside the root.
     """
 
@@ -54,6 +55,7 @@ class MakeTx:
     warmup_steps: int
     total_steps: int
     l2_layers: tuple[int, ...]
+    max_norm_layers: tuple[int, ...]
     epsilon: float
 
     def __call__(self, hparams: Hyperparams) -> optax.GradientTransformation:
@@ -62,10 +64,12 @@ class MakeTx:
         `add_decayed_weights(2 * l2)` in front of Adam is exactly the penalty's gradient; behind it, it would be AdamW.
         """
         unit = self.unit_schedule()
+        constraint = [max_norm(hparams.max_norm, self.max_norm_layers)] if self.max_norm_layers else []
         return optax.chain(
-            optax.add_decayed_weights(2 * hparams.l2, mask=partial(l2_kernels, layers=self.l2_layers)),
+            optax.add_decayed_weights(2 * hparams.l2, mask=partial(kernels_of, layers=self.l2_layers)),
             optax.scale_by_adam(b1=hparams.b1, b2=hparams.b2, eps=self.epsilon),
             optax.scale_by_schedule(lambda count: -hparams.learning_rate * unit(count)),
+            *constraint,
         )
 
     def unit_schedule(self) -> optax.Schedule:
@@ -83,6 +87,20 @@ class MakeTx:
         return optax.join_schedules([warmup, after], [self.warmup_steps])
 
 
+def max_norm(limit: Array | float, layers: tuple[int, ...]) -> optax.GradientTransformation:
+    """Shorten updates so that no unit of `layers` has incoming weights of a norm above `limit` after them.
+
+    The projection of Srivastava et al., JMLR 15, 2014, section 5.1; last in a chain.
+    """
+
+    def shorten(update: Array, kernel: Array) -> Array:
+        target = kernel + update  # [in, out]
+        norms = jnp.linalg.norm(target, axis=0, keepdims=True)
+        return target * jnp.minimum(1, limit / jnp.maximum(norms, 1e-30)) - kernel
+
+    return optax.masked(optax.stateless_with_tree_map(shorten), partial(kernels_of, layers=layers))
+
+
 def make_model(config: Config, num_classes: int) -> MLP:
     """The network that a config describes."""
     return MLP(config.widths, config.batch_norm_layers, config.l2_layers, num_classes)
@@ -95,6 +113,7 @@ def make_optimizer(config: Config, steps_per_epoch: int) -> MakeTx:
         warmup_steps=round(config.warmup_epochs * steps_per_epoch),
         total_steps=config.epochs * steps_per_epoch,
         l2_layers=config.l2_layers,
+        max_norm_layers=config.max_norm_layers,
         epsilon=config.adam_epsilon,
     )
 

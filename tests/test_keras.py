@@ -166,7 +166,7 @@ def test_adam_makes_the_update_of_keras(float64: None) -> None:
     params, opt_state, h = {"dense_1": {"kernel": jnp.asarray(start)}}, None, hparams64()
     for t in range(1, 21):
         gradient = rng.normal(size=(7, 5)) * 10.0 ** rng.integers(-8, 2, size=(7, 5))
-        make_tx = MakeTx("constant", 0, 20, (), epsilon / np.sqrt(1 - b2**t))
+        make_tx = MakeTx("constant", 0, 20, (), (), epsilon / np.sqrt(1 - b2**t))
         tx = make_tx(h)
         opt_state = tx.init(params) if opt_state is None else opt_state
         updates, opt_state = tx.update({"dense_1": {"kernel": jnp.asarray(gradient)}}, opt_state, params)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import Tiny
 
-from mnist_flax.model import MLP, Dropout, l2_kernels, l2_penalty
+from mnist_flax.model import MLP, Dropout, kernels_of, l2_penalty
 
 
 class Both(nn.Module):
@@ -70,7 +70,7 @@ def test_layers_carry_what_they_are_told() -> None:
         "dense_1": (6, 8), "dense_2": (8, 9), "dense_3": (9, 10),
     }  # fmt: skip
     assert "batch_norm_1" in params and "batch_norm_2" not in params
-    mask = l2_kernels(params, (1, 3))
+    mask = kernels_of(params, (1, 3))
     on = {f"{layer}/{leaf}" for layer, leaves in mask.items() for leaf, value in leaves.items() if value}
     assert on == {"dense_1/kernel", "dense_3/kernel"}
     want = sum(np.square(np.asarray(params[k]["kernel"], np.float64)).sum() for k in ("dense_1", "dense_3"))

@@ -156,7 +156,7 @@ def test_streams_and_steps_have_keys_of_their_own() -> None:
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 @pytest.mark.parametrize("warmup", [0, 10])
 def test_schedules(schedule, warmup: int) -> None:
-    unit = MakeTx(schedule, warmup, 50, (), 1e-7).unit_schedule()
+    unit = MakeTx(schedule, warmup, 50, (), (), 1e-7).unit_schedule()
     factors = np.array([float(unit(count)) for count in range(51)])
     np.testing.assert_allclose(factors[:warmup], np.arange(1, warmup + 1) / (warmup + 1), rtol=1e-6)
     progress = np.arange(51 - warmup) / (50 - warmup)
@@ -167,7 +167,7 @@ def test_schedules(schedule, warmup: int) -> None:
 
 def test_the_schedule_scales_the_update(tiny: Tiny) -> None:
     h, params = tiny.hparams(learning_rate=0.5, l2=0.0), {"dense_1": {"kernel": jnp.ones((2, 2))}}
-    tx = MakeTx("linear", 0, 4, (), 1e-7)(h)
+    tx = MakeTx("linear", 0, 4, (), (), 1e-7)(h)
     opt_state, sizes = tx.init(params), []
     for _ in range(4):
         updates, opt_state = tx.update(params, opt_state, params)  # a constant gradient: Adam's direction is 1
