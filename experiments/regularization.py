@@ -1,7 +1,7 @@
 """What does each of the tutorial's three regularisers buy, alone and together?
 
-Question: BatchNorm, Dropout 0.2 and L2 0.001 are all in the tutorial's network. All eight ways to leave some of them out,
-ten seeds each, 20 epochs; which of them matters, and does one make another superfluous?
+Question: BatchNorm, Dropout 0.2 and L2 0.001 are all in the tutorial's network. All eight ways to leave some of them
+out, ten seeds each, 20 epochs: which of them matters, and does one make another superfluous?
 
     python -m mnist_flax.sweep experiments/regularization.py --workdir sweeps/regularization
 """

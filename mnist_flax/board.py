@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from mnist_flax import console
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from mnist_flax.fit import Event
-    from mnist_flax.population import Member
+    from mnist_flax.members import Member
 
 
 class Board:
@@ -62,7 +64,9 @@ class Board:
         best, median = (f"{f(scores):.2%}" if scores else "" for f in (max, statistics.median))
         diverged = sum(member.diverged_at is not None for member in members)
         if self._live:
-            self._live.update(self._table(f"{done:.1f} of {config.epochs}", len(members), best, median, diverged, clock))
+            self._live.update(
+                self._table(f"{done:.1f} of {config.epochs}", len(members), best, median, diverged, clock)
+            )
         elif event.evaluation is not None:
             text = f"{self._stage} {self._done}+{len(members)} of {self._total}, epoch {event.epoch}/{config.epochs}"
             text += f": {config.eval_split} accuracy: best {best}, median {median}" if best else ""
@@ -75,7 +79,7 @@ class Board:
         else:
             console.say(text)
 
-    def _table(self, epoch: str, running: int, best: str, median: str, diverged: int, clock: str) -> object:
+    def _table(self, epoch: str, running: int, best: str, median: str, diverged: int, clock: str) -> "Table":
         from rich.box import SIMPLE
         from rich.table import Table
 

@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mnist_flax import prepare
+from mnist_flax import prepare, splits
 from mnist_flax.config import InputError
 from mnist_flax.decode import Track, decode, find_prepared
 
@@ -48,7 +47,7 @@ class Dataset:
         Raises:
           InputError: the dataset has no such split, or it is empty.
         """
-        parts = [self._slice(name, start, stop) for name, start, stop in _ranges(split, self.examples)]
+        parts = [self._slice(name, start, stop) for name, start, stop in splits.ranges(split, self.examples)]
         if len(parts) == 1:
             images, labels = parts[0]  # still memory-mapped
         else:
@@ -109,13 +108,6 @@ def open_dataset(name: str, data_dir: Path, manual_dir: Path | None = None, trac
         ) from error
 
 
-def check_splits(name: str, *splits: str) -> None:
-    """Raise `InputError` for a wrong split of a dataset whose sizes are known before it is prepared."""
-    if name in prepare.IDX_DATASETS:
-        for split in splits:
-            _ranges(split, prepare.IDX_EXAMPLES)
-
-
 def facts(dataset: Dataset, train_split: str, eval_split: str, data_dir: Path) -> dict[str, Any]:
     """What a run records about its data (see `record.Run`)."""
     return {
@@ -126,15 +118,6 @@ def facts(dataset: Dataset, train_split: str, eval_split: str, data_dir: Path) -
         "sha256": dataset.sha256,
         "data_dir": str(data_dir),
     }
-
-
-def overlap(dataset: Dataset, a: str, b: str) -> bool:
-    """Whether two splits share an example."""
-    return any(
-        name == other and start < end and begin < stop
-        for name, start, stop in _ranges(a, dataset.examples)
-        for other, begin, end in _ranges(b, dataset.examples)
-    )
 
 
 def find_decoded(name: str, data_dir: Path) -> Dataset | None:
@@ -160,36 +143,6 @@ def epoch_batches(num_examples: int, batch_size: int, seed: int, epoch: int) -> 
 def eval_batches(num_examples: int, batch_size: int) -> np.ndarray:
     """Every index once, in order: int32 [S, B], the last batch filled up with -1."""
     return _in_batches(np.arange(num_examples), min(batch_size, num_examples))
-
-
-def _ranges(split: str, examples: dict[str, int]) -> list[tuple[str, int, int]]:
-    """The (split, start, stop) that a TFDS split string means; raises `InputError`."""
-    if split in examples:
-        return [(split, 0, examples[split])]
-    # The common form, as TFDS reads it, without half a second for its import.
-    match = re.fullmatch(r"(\w+)\[(-?\d+)?:(-?\d+)?\]", split)
-    if match and match[1] in examples and any(match.groups()[1:]):
-        count = examples[match[1]]
-        bounds = [int(bound) if bound else None for bound in match.groups()[1:]]
-        start, stop, _ = slice(*bounds).indices(count)
-        if all(bound is None or abs(bound) <= count for bound in bounds) and start < stop:
-            return [(match[1], start, stop)]
-    import tensorflow_datasets as tfds
-
-    infos = {
-        name: tfds.core.SplitInfo(name=name, shard_lengths=[count], num_bytes=0, filename_template=None)
-        for name, count in examples.items()
-    }
-    try:
-        if "shard" in split:
-            raise ValueError
-        ranges = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
-        parts = [(r.splitname, r.from_ or 0, examples[r.splitname] if r.to is None else r.to) for r in ranges]
-    except (ValueError, AssertionError, KeyError):
-        raise InputError(f"split={split!r} is no split of this dataset; the splits are {examples}") from None
-    if not sum(max(stop - start, 0) for _, start, stop in parts):
-        raise InputError(f"split={split!r} holds no example; the splits are {examples}")
-    return parts
 
 
 def _in_batches(indices: np.ndarray, batch_size: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_flax import console, data, metrics, record, workdir, writer
+from mnist_flax import console, data, metrics, record, splits, workdir, writer
 from mnist_flax.config import InputError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def run(args: Args, signals: console.StopSignals) -> None:
     path = args.workdir.expanduser().absolute()
     recorded = record.read(path)
     config, facts = recorded.config, recorded.data
-    data.check_splits(config.dataset, args.split or config.eval_split)
+    splits.check(config.dataset, args.split or config.eval_split)
     step, model, variables = _load(path, args.step)
     data_dir = (args.data_dir or data.default_data_dir()).expanduser().absolute()
     # The directory that `config.json` names is only read: its author may be somebody else.

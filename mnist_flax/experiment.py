@@ -2,20 +2,23 @@
 
     BASE = Config(epochs=20, train_split="train[:50000]", eval_split="train[50000:]")
 
-    def sweep():                     # a grid, or any generator of overrides; or, for Optuna to sample,
-        for l2 in (0.0, 1e-3):       #     def search(trial): return {"l2": trial.suggest_float("l2", 1e-6, 1e-2, log=True)}
-            for seed in range(10):   #     TRIALS = 128
+    def sweep():  # a grid, or any generator of overrides
+        for l2 in (0.0, 1e-3):
+            for seed in range(10):
                 yield {"l2": l2, "seed": seed}
+
+    TRIALS = 128
+
+    def search(trial):  # or, instead of `sweep`, a space for Optuna to sample
+        return {"l2": trial.suggest_float("l2", 1e-6, 1e-2, log=True)}
 
     experiment = load(Path("experiments/regularization.py"))
 
-Optional: `TRIALS` of a search; `FINAL_SEEDS`, how many fresh seeds the chosen configuration is trained with for the test
-(0: none); `FINAL`, the overrides of that stage; `method(overrides) -> str`, within which a configuration is chosen.
+Optional: `FINAL_SEEDS`, how many fresh seeds the chosen configuration is tested with (10; 0: none); `FINAL`, overrides
+for that (all of train, evaluated on test); `method(overrides) -> str`, a label: the best of each is chosen.
 """
 
 import contextlib
-import difflib
-import json
 import runpy
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,13 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_flax.config import Config, InputError, flat, from_json, to_json
+from mnist_flax import splits
+from mnist_flax.config import Config, InputError
+from mnist_flax.overrides import Overrides, key_of, override, plain
 
 if TYPE_CHECKING:
     import optuna
 
-Overrides = dict[str, Any]
-_BASE_ONLY = {"dataset", "eval_split", "steps_per_call", "eval_batch_size", "checkpoint_every", "keep"}
+_FIXED = frozenset({"dataset", "eval_split", "steps_per_call", "eval_batch_size", "checkpoint_every", "keep"})
 _FIRST_FINAL_SEED = 1000  # far from those that a study counts from 0: fresh ones
 
 
@@ -56,11 +60,32 @@ class Experiment:
         Raises:
           InputError: an override is unknown or wrong; names the field, the value and the remedy.
         """
-        return override(self.base, overrides)
+        return override(self.base, overrides, fixed=_FIXED)
 
     def final_config(self, overrides: Overrides) -> Config:
-        """The config of a member of the final stage: trained on all of train, evaluated on test, if not said otherwise."""
-        return _override(self.config(overrides), self.final, base_only=set())
+        """The config of a member of the final stage: `FINAL` on top."""
+        return override(self.config(overrides), self.final)
+
+    def configs(self) -> list[Config]:
+        """A config for each pair of splits that members use."""
+        configs = [self.base, *map(self.config, self.grid), self.final_config({})]
+        return list({(config.train_split, config.eval_split): config for config in configs}.values())
+
+    def check_honest(self, examples: dict[str, int]) -> None:
+        """Raise `InputError` where members would be selected, or tested, on examples that they had seen.
+
+        Args:
+          examples: how many each of the dataset's splits has.
+        """
+        remedy = "such as train_split='train[:50000]', eval_split='train[50000:]'"
+        for config in self.configs():
+            if splits.overlap(config.train_split, config.eval_split, examples):
+                text = f"eval_split={config.eval_split!r} shares examples with train_split={config.train_split!r}"
+                raise InputError(f"{self.path}: {text}; carve one from the other, {remedy}")
+        test = self.final_config({}).eval_split
+        if self.final_seeds and splits.overlap(self.base.eval_split, test, examples):
+            text = f"eval_split={self.base.eval_split!r} of BASE shares examples with the test's, {test!r}"
+            raise InputError(f"{self.path}: {text}; select on a validation split, {remedy}")
 
     def fresh_seeds(self) -> range:
         """The seeds of the final stage."""
@@ -113,43 +138,6 @@ def load(path: Path, trials: int | None = None) -> Experiment:
     return experiment
 
 
-def override(base: Config, overrides: Overrides) -> Config:
-    """A config with some fields changed, hyperparameters among them.
-
-    Raises:
-      InputError: a field is unknown, wrong, or the same for all members of a study.
-    """
-    return _override(base, overrides, _BASE_ONLY)
-
-
-def key_of(overrides: Overrides) -> str:
-    """The same text for the same overrides, whatever their order."""
-    return json.dumps(overrides, sort_keys=True)
-
-
-def plain(overrides: Overrides) -> Overrides:
-    """As JSON gives them back: numpy scalars as numbers, tuples as lists."""
-    values = {name: value.item() if hasattr(value, "item") else value for name, value in overrides.items()}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-def _override(base: Config, overrides: Overrides, base_only: set[str]) -> Config:
-    if not isinstance(overrides, dict):
-        raise InputError(f"overrides must be a dict such as {{'l2': 0.001}}, not {overrides!r:.60}")
-    fields = flat(base)
-    for name in overrides:
-        if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, 1)
-            remedy = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(fields)}"
-            raise InputError(f"there is no field {name!r} to override; {remedy}")
-        if name in base_only:
-            raise InputError(f"{name}={overrides[name]!r} cannot differ between members; set it in BASE")
-    tree = to_json(base)
-    for name, value in plain(overrides).items():
-        (tree["hparams"] if name in tree["hparams"] else tree)[name] = value
-    return from_json(tree, "overrides", remedy="give a value of the field's type")
-
-
 def _grid(path: Path, base: Config, sweep: Callable[[], Any]) -> tuple[Overrides, ...]:
     """Every member of `sweep()`, checked, with the line that yielded it in the message."""
     members: dict[str, Overrides] = {}
@@ -160,7 +148,7 @@ def _grid(path: Path, base: Config, sweep: Callable[[], Any]) -> tuple[Overrides
             if frame := getattr(generator, "gi_frame", None):
                 line = frame.f_lineno
             try:
-                override(base, overrides)
+                override(base, overrides, fixed=_FIXED)
                 if key_of(plain(overrides)) in members:
                     raise InputError(f"{overrides} is there twice; give each member a seed of its own")
             except InputError as error:
@@ -193,17 +181,15 @@ def sample(experiment: Experiment, trial: "optuna.Trial") -> Overrides:
         try:
             experiment.config(overrides)
         except InputError as error:
-            code = experiment.search.__code__
+            first = experiment.search.__code__.co_firstlineno
             lines = experiment.path.read_text().splitlines()
-            named = [n for n in range(code.co_firstlineno, len(lines) + 1) if _names(error, overrides, lines[n - 1])]
-            raise InputError(f"{experiment.path}:{(named or [code.co_firstlineno])[0]}: {error}") from None
+            wrong = (
+                [f'"{name}"' for name in overrides if str(name) in str(error)] if isinstance(overrides, dict) else []
+            )
+            named = [n for n in range(first, len(lines) + 1) if any(name in lines[n - 1] for name in wrong)]
+            raise InputError(f"{experiment.path}:{(named or [first])[0]}: {error}") from None
         _label(experiment, overrides)
     return plain(overrides)
-
-
-def _names(error: InputError, overrides: object, line: str) -> bool:
-    """Whether a line of source speaks of the override that an error is about."""
-    return isinstance(overrides, dict) and any(f'"{name}"' in line and str(name) in str(error) for name in overrides)
 
 
 def _label(experiment: Experiment, overrides: Overrides) -> None:

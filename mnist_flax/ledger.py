@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from mnist_flax.config import InputError
@@ -36,13 +37,15 @@ def open_storage(url: str | None, directory: Path) -> optuna.storages.BaseStorag
       InputError: the database cannot be reached.
     """
     if url is None:
-        journal = optuna.storages.journal.JournalFileBackend(str(directory / "optuna.journal"))
+        journal = JournalFileBackend(str(directory / "optuna.journal"))
         return optuna.storages.JournalStorage(journal)
     try:
         return optuna.storages.RDBStorage(url)
     except (ImportError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise InputError(f"storage={url!r} cannot be used ({reason}); give a database such as sqlite:///x.db") from error
+        raise InputError(
+            f"storage={url!r} cannot be used ({reason}); give a database such as sqlite:///x.db"
+        ) from error
 
 
 class Ledger:
@@ -81,7 +84,7 @@ class Ledger:
         return next(t.number for t in self.study.get_trials(deepcopy=False) if t.user_attrs.get("member") == key)
 
     def enqueue(self, members: dict[str, dict[str, Any]]) -> None:
-        """Make every member wait that is neither waiting, nor running, nor done; `members` gives each its attributes."""
+        """Make every member wait that does not, is not running and not done; `members` gives each its attributes."""
         living = self.members()
         # What a search sampled for a trial that failed is what its successor trains.
         trials = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_flax.config import Config, Hyperparams
-from mnist_flax.experiment import Experiment, Overrides, key_of, sample
+from mnist_flax.experiment import Experiment, sample
+from mnist_flax.overrides import Overrides, key_of
 from mnist_flax.report import choose
 
 if TYPE_CHECKING:

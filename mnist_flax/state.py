@@ -98,7 +98,8 @@ def max_norm(limit: Array | float, layers: tuple[int, ...]) -> optax.GradientTra
         norms = jnp.linalg.norm(target, axis=0, keepdims=True)
         return target * jnp.minimum(1, limit / jnp.maximum(norms, 1e-30)) - kernel
 
-    return optax.masked(optax.stateless_with_tree_map(shorten), partial(kernels_of, layers=layers))
+    constraint = optax.stateless(lambda updates, params: jax.tree.map(shorten, updates, params))
+    return optax.masked(constraint, partial(kernels_of, layers=layers))
 
 
 def make_model(config: Config, num_classes: int) -> MLP:

@@ -11,11 +11,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
-from mnist_flax import console, data, experiment, record, report, stages, writer
+from mnist_flax import console, data, experiment, overrides, record, report, splits, stages, writer
 from mnist_flax.config import Config, InputError, RunError, to_json
 
 _SWEEP = "sweep.json"
@@ -33,10 +33,12 @@ class Args:
     trials: int | None = None
     """Members of a search. Default: its TRIALS; a larger number continues a finished one."""
     population: int | None = None
-    """Members trained as one program. Default: what fits into memory, at most 16 a device; of a search at most an eighth
-    of its trials, so that it can learn from the ones before."""
+    """Members trained as one program. Default: what fits into memory, at most 16 a device; of a search at most an
+    eighth of its trials, so that it can learn from the ones before."""
     workers: int = 1
     """Processes on this host; they share the CPU's cores."""
+    worker: bool = False
+    """Be one of the --workers, instead of starting them."""
     storage: str | None = None
     """Database (SQLAlchemy URL) for the ledger, where hosts share no file system. Default: a journal in the workdir."""
     figures: bool = True
@@ -49,8 +51,6 @@ class Args:
     """Keep compiled programs in the user's cache, so that the next run starts sooner."""
     traceback: bool = False  # read from sys.argv by `console.main`, since parsing itself may fail
     """Show where an error comes from."""
-    is_worker: Annotated[bool, tyro.conf.Suppress] = False
-    """Set for the processes of `--workers`."""
 
 
 def run(args: Args, signals: console.StopSignals) -> None:
@@ -62,12 +62,12 @@ def run(args: Args, signals: console.StopSignals) -> None:
     path = args.workdir.expanduser().absolute()
     identity = _identity(study, args)
     _check(path, identity)
-    for config in _data_configs(study):
-        data.check_splits(config.dataset, config.train_split, config.eval_split)
+    for config in study.configs():
+        splits.check(config.dataset, config.train_split, config.eval_split)
     data_dir = (args.data_dir or data.default_data_dir()).expanduser().absolute()
     manual_dir = args.manual_dir.expanduser().absolute() if args.manual_dir else None
     dataset = data.open_dataset(study.base.dataset, data_dir, manual_dir, console.track)
-    _check_honest(study, dataset)
+    study.check_honest(dataset.examples)
 
     from mnist_flax import ledger
 
@@ -76,23 +76,25 @@ def run(args: Args, signals: console.StopSignals) -> None:
         if not (path / _SWEEP).exists():
             writer.write_text(path / _SWEEP, json.dumps(identity, indent=2) + "\n")
     except OSError as error:
-        raise InputError(f"workdir={str(path)!r} cannot be written ({error.strerror}); give another --workdir") from None
+        raise InputError(
+            f"workdir={str(path)!r} cannot be written ({error.strerror}); give another --workdir"
+        ) from None
     storage = ledger.open_storage(args.storage, path)
     with ledger.Ledger(storage, "selection") as selecting, ledger.Ledger(storage, "final") as testing:
         sweep = stages.Sweep(study, path, selecting, testing)
         if sweep.left() == 0:
             console.say(f"{path} is finished: nothing to do.")
-        elif args.workers > 1 and not args.is_worker:
+        elif args.workers > 1 and not args.worker:
             _supervise(args, sweep, signals)
         else:
             _work(args, sweep, dataset, data_dir, signals)
-        if not args.is_worker:
+        if not args.worker:
             _conclude(args, sweep)
 
 
 def _work(args: Args, sweep: stages.Sweep, dataset: data.Dataset, data_dir: Path, signals: console.StopSignals) -> None:
     """Train in this process until the sweep is finished, by whomever."""
-    from mnist_flax import parallel, population
+    from mnist_flax import members, parallel
     from mnist_flax.board import Board
     from mnist_flax.worker import work
 
@@ -101,7 +103,7 @@ def _work(args: Args, sweep: stages.Sweep, dataset: data.Dataset, data_dir: Path
     parallel.use_cpu_devices(max(1, len(os.sched_getaffinity(0)) // args.workers))
     base = record.Run(sweep.study.base, _facts(dataset, sweep.study.base, data_dir), record.versions())
     size = args.population or min(
-        population.largest(base) // args.workers,
+        members.largest(base) // args.workers,
         16 * parallel.device_count(),
         -(-sweep.study.trials // (8 if sweep.study.search else args.workers)),
     )
@@ -122,7 +124,7 @@ def _work(args: Args, sweep: stages.Sweep, dataset: data.Dataset, data_dir: Path
 def _supervise(args: Args, sweep: stages.Sweep, signals: console.StopSignals) -> None:
     """Start the workers and wait for them; they share the ledger and nothing else."""
     logs = [sweep.path / f"worker-{number}.log" for number in range(1, args.workers + 1)]
-    line = [sys.executable, "-m", "mnist_flax.sweep", *sys.argv[1:], "--is-worker"]
+    line = [sys.executable, "-m", "mnist_flax.sweep", *sys.argv[1:], "--worker"]
     workers = []
     for log in logs:
         with log.open("a") as file:
@@ -142,7 +144,9 @@ def _supervise(args: Args, sweep: stages.Sweep, signals: console.StopSignals) ->
             time.sleep(1)
     if sweep.left():
         codes = ", ".join(str(worker.returncode) for worker in workers)
-        raise RunError(f"{sweep.left()} members are left (the workers ended with {codes}); see {logs[0]}, and run again")
+        raise RunError(
+            f"{sweep.left()} members are left (the workers ended with {codes}); see {logs[0]}, and run again"
+        )
 
 
 def _conclude(args: Args, sweep: stages.Sweep) -> None:
@@ -151,15 +155,18 @@ def _conclude(args: Args, sweep: stages.Sweep) -> None:
     if args.figures:
         from mnist_flax.figures import sweep_figures
 
+        (sweep.path / "figures").mkdir(exist_ok=True)
         importances = sweep.selecting.importances() if sweep.study.search else {}
         sweep_figures(sweep.path / "figures", rows, sweep.study.search is not None, importances)
     summaries = report.summarize(rows)
-    for method, overrides in report.choose(rows).items():
-        chosen = [each for each in summaries if (each.method, each.overrides) == (method, overrides)]
-        told = " ".join(f"{name}={value}" for name, value in overrides.items())
+    for method, configuration in report.choose(rows).items():
+        chosen = [each for each in summaries if (each.method, each.overrides) == (method, configuration)]
+        told = " ".join(f"{name}={value}" for name, value in configuration.items())
         scores = ", ".join(f"{_SAID[each.stage]} {each.mean:.3%} (n={each.n})" for each in chosen)
         console.say(f"{method + ': ' if method else ''}chosen {told}: {scores}")
-    console.say(f"results in {sweep.path}: summary.md, summary.csv, results.jsonl{', figures/' if args.figures else ''}")
+    console.say(
+        f"results in {sweep.path}: summary.md, summary.csv, results.jsonl{', figures/' if args.figures else ''}"
+    )
 
 
 def _report(sweep: stages.Sweep) -> list[dict[str, Any]]:
@@ -178,7 +185,7 @@ def _identity(study: experiment.Experiment, args: Args) -> dict[str, Any]:
     """What must not change between two commands on one directory."""
     return {
         "base": to_json(study.base),
-        "final": experiment.plain(study.final),
+        "final": overrides.plain(study.final),
         "kind": "search" if study.search else "sweep",
         "storage": "database" if args.storage else "journal",
     }
@@ -193,32 +200,15 @@ def _check(path: Path, identity: dict[str, Any]) -> None:
     try:
         recorded = json.loads((path / _SWEEP).read_text())
     except (OSError, ValueError):
-        raise InputError(f"workdir={str(path)!r} is no sweep (it has no sound {_SWEEP}); give another --workdir") from None
+        raise InputError(
+            f"workdir={str(path)!r} is no sweep (it has no sound {_SWEEP}); give another --workdir"
+        ) from None
     differing = [name for name, value in identity.items() if recorded.get(name) != value]
     if differing:
         raise InputError(
             f"workdir={str(path)!r} is a sweep with another {', '.join(differing)}; give it as it was, "
             "or another --workdir"
         )
-
-
-def _data_configs(study: experiment.Experiment) -> list[Config]:
-    """A config for each pair of splits."""
-    configs = [study.base, *(study.config(overrides) for overrides in study.grid), study.final_config({})]
-    return list({(config.train_split, config.eval_split): config for config in configs}.values())
-
-
-def _check_honest(study: experiment.Experiment, dataset: data.Dataset) -> None:
-    """Raise `InputError` where members would be selected, or tested, on examples that they had seen."""
-    remedy = "such as train_split='train[:50000]', eval_split='train[50000:]'"
-    for config in _data_configs(study):
-        if data.overlap(dataset, config.train_split, config.eval_split):
-            text = f"eval_split={config.eval_split!r} shares examples with train_split={config.train_split!r}"
-            raise InputError(f"{study.path}: {text}; carve one from the other, {remedy}")
-    final = study.final_config({}).eval_split
-    if study.final_seeds and data.overlap(dataset, study.base.eval_split, final):
-        text = f"eval_split={study.base.eval_split!r} of BASE shares examples with the test's, {final!r}"
-        raise InputError(f"{study.path}: {text}; select on a validation split, {remedy}")
 
 
 if __name__ == "__main__":

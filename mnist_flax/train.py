@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_flax import console, data, record, workdir, writer
+from mnist_flax import console, data, record, splits, workdir, writer
 from mnist_flax.config import Config, RunError
 
 if TYPE_CHECKING:  # what needs jax is imported when the arguments are known to be right: --help must be fast
@@ -39,7 +39,7 @@ def run(args: Args, signals: console.StopSignals) -> None:
     """The command: check everything that can be wrong, then write."""
     path, config = args.workdir.expanduser().absolute(), args.config
     workdir.check(path, config)
-    data.check_splits(config.dataset, config.train_split, config.eval_split)
+    splits.check(config.dataset, config.train_split, config.eval_split)
 
     from mnist_flax import parallel
 

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mnist_flax import console, data, population, record, workdir
+from mnist_flax import console, data, members, record, workdir
 from mnist_flax.board import Board
 from mnist_flax.config import Config
 from mnist_flax.ledger import Ledger
-from mnist_flax.population import Member
+from mnist_flax.members import Member
 from mnist_flax.stages import Stage, program_of
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def work(
     size: int,
     board: Board,
     signals: console.StopSignals,
-    report: Callable[[], None],
+    report: Callable[[], object],
 ) -> None:
     """Return when every member of the stage is done, by whomever.
 
@@ -54,6 +54,8 @@ def work(
     while True:
         ledger.retake(lambda trial: workdir.is_held(stage.home(ledger.first_number(trial))))
         ledger.enqueue(stage.members)
+        if signals.received:
+            raise console.Stopped(signals.received, "nothing was running; the same command goes on")
         done = stage.finished(ledger)
         if trials := ledger.ask(size):
             board.begin(stage.name, len(done), len(stage.members))
@@ -83,36 +85,36 @@ def _train(
             trial.set_user_attr("overrides", overrides)
             path = stage.home(ledger.first_number(trial))
             recorded = claims.enter_context(workdir.claim(path, record.Run(config, facts(config), record.versions())))
-            member = population.open_member(path, recorded, console.warn)
+            member = members.open_member(path, recorded, console.warn)
             populations.setdefault((program_of(config), member.start), []).append((trial, member))
         waiting = list(populations.values())
         while waiting:
             group = waiting[0]
-            config, members = group[0][1].recorded.config, [member for _, member in group]
+            config, running = group[0][1].recorded.config, [member for _, member in group]
             splits = dataset.read(config.train_split), dataset.read(config.eval_split)
+            event = None  # where the members are at their end already
             with signals.deferred():
-                for event in population.train(members, *splits):
-                    board.update(event, members)
-                    last = event.step == members[0].total_steps
-                    if last:
-                        _finish(stage, ledger, group, event)
-                    elif signals.received:
-                        population.save(members, members, event)
+                for event in members.train(running, *splits):
+                    board.update(event, running)
+                    if signals.received and event.step < running[0].total_steps:
+                        members.save(running, running, event)
                         ledger.release([trial for each in waiting for trial, _ in each])
-                        where = f"its {len(members)} running members are saved in {stage.path}"
+                        where = f"the {len(running)} running members are saved in {stage.path}"
                         raise console.Stopped(signals.received, f"{where}; the same command goes on from there")
+                _finish(stage, ledger, group, event)
             waiting.pop(0)
     _prune(stage, ledger)
 
 
-def _finish(stage: Stage, ledger: Ledger, group: "list[tuple[optuna.Trial, Member]]", event: "Event") -> None:
+def _finish(stage: Stage, ledger: Ledger, group: "list[tuple[optuna.Trial, Member]]", event: "Event | None") -> None:
     """Save the members that are to stay, then tell: a kill between the two loses nothing."""
-    members = [member for _, member in group]
-    values = {id(member): _objective(member)[-1] for member in members if member.diverged_at is None}
+    running = [member for _, member in group]
+    values = {id(member): _objective(member)[-1] for member in running if member.diverged_at is None}
     before = [trial.value for trial in stage.finished(ledger) if trial.value is not None]
     limit = sorted([*before, *values.values()], reverse=True)[:_KEEP][-1:]
-    best = [member for member in members if id(member) in values and values[id(member)] >= limit[0]]
-    population.save(members if stage.name == "final" else best, members, event)
+    best = [member for member in running if id(member) in values and values[id(member)] >= limit[0]]
+    if event:
+        members.save(running if stage.name == "final" else best, running, event)
     note = {"versions": record.versions(), "commit": record.commit()}
     for trial, member in group:
         seconds = sum(line["seconds"] for line in member.info["history"])

@@ -16,7 +16,8 @@ configs = st.builds(
     Config,
     hparams=st.builds(
         Hyperparams,
-        learning_rate=st.floats(1e-9, 1e3), l2=st.floats(0, 10), max_norm=st.floats(1e-9, 10), dropout_rate=unit, label_smoothing=unit, b1=unit,
+        learning_rate=st.floats(1e-9, 1e3), l2=st.floats(0, 10), max_norm=st.floats(1e-9, 10),
+        dropout_rate=unit, label_smoothing=unit, b1=unit,
         b2=st.floats(1e-6, 0.999999), seed=st.integers(0, 2**32 - 1),
     ),
     widths=st.lists(st.integers(1, 65536), min_size=3, max_size=5).map(tuple),

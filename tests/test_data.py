@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_flax import data, prepare
+from mnist_flax import data, prepare, splits
 from mnist_flax.config import InputError
 from mnist_flax.decode import masked_crc
 
@@ -115,9 +115,9 @@ def test_slices_are_those_of_tfds(count: int, start: int | None, stop: int | Non
         want = ("train", 0, 0)
     if want[1] >= want[2]:
         with pytest.raises(InputError):
-            data._ranges(text, {"train": count})
+            splits.ranges(text, {"train": count})
     else:
-        assert data._ranges(text, {"train": count}) == [want]
+        assert splits.ranges(text, {"train": count}) == [want]
 
 
 @pytest.mark.parametrize(

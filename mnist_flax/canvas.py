@@ -1,0 +1,113 @@
+"""What the figures share: opening and saving one, scales, and labels.
+
+figure, axes = open_figure("a title", width=6.5, height=4)  # inches
+save(figure, directory / "curves.png")
+"""
+
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mnist_flax.report import Summary, shown
+from mnist_flax.writer import scratch_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+COLORS = ["#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777"]  # Okabe & Ito's
+ACCURACY = "validation accuracy (%)"
+
+Levels = dict[str, list[Any]]
+
+
+def open_figure(title: str, width: float, height: float) -> "tuple[Figure, Axes]":
+    """Open one, in inches, with one pair of axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(textwrap.fill(title, int(13 * width)), size=10)
+    axes = figure.subplots()
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def save(figure: "Figure", path: Path) -> Path:
+    """Write a PNG by one rename."""
+    scratch = scratch_of(path)
+    figure.savefig(scratch, format="png")
+    return scratch.replace(path)
+
+
+def percent(spreads: Sequence[Sequence[float | None]]) -> "np.ndarray":
+    """Means and the ends of their intervals, [3, n], in percent; one value's interval has no width."""
+    import numpy as np
+
+    known = [(mean, low, high) for mean, _, low, high in spreads if mean is not None]
+    filled = [[mean if x is None else x for x in (mean, low, high)] for mean, low, high in known]
+    return 100 * np.array(filled, float).reshape(-1, 3).T
+
+
+def color_scale(summaries: list[Summary]) -> tuple["Normalize", Literal["min", "neither"]]:
+    """A scale of colours, and whether it is open below: a few bad ones would make all others look alike."""
+    import numpy as np
+    from matplotlib.colors import Normalize
+
+    means = [100 * s.mean for s in summaries if s.mean is not None]
+    low = float(np.percentile(means, 10, method="lower"))
+    return Normalize(low, max(means)), "min" if low > min(means) else "neither"
+
+
+def scale_of(values: list[Any]) -> str:
+    """How to show a factor's levels: log, linear or categories."""
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        return "categories"
+    many, low, high = len(values) > 12, min(values), max(values)
+    wide = high >= 30 * min((value for value in values if value > 0), default=math.inf)
+    if not wide or low < 0 or (many and (low == 0 or 8 * values[len(values) // 4] > high)):
+        return "linear"  # many levels are a search's: whether uniform or log-uniform shows in their lower quartile
+    return "log" if low > 0 else "categories"  # 0, 1e-4, 1e-3, ... has no logarithm, and would be a heap
+
+
+def axis_of(values: list[Any], scale: str) -> tuple[Callable[[Any], float], list[Any]]:
+    """Where on an axis from 0 to 1 a value stands, and the ticks."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    low, high = values[0], values[-1]
+    if scale == "categories" or low == high:
+        return lambda value: values.index(value) / max(1, len(values) - 1), values
+    to = math.log10 if scale == "log" else float
+    locator = LogLocator(subs=(1.0,) if high > 1000 * low else (1.0, 3.0)) if scale == "log" else MaxNLocator(6)
+    ticks = [tick for tick in map(float, locator.tick_values(low, high)) if low <= tick <= high]
+    return lambda value: (to(value) - to(low)) / (to(high) - to(low)), ticks
+
+
+def spoken(name: str, values: Sequence[Any] = ()) -> str:
+    """A factor's name for a label, with the scale if it is logarithmic."""
+    scale = " (log scale)" if values and scale_of(list(values)) == "log" else ""
+    return name.replace("_", " ") + scale
+
+
+def aligned(summaries: list[Summary], levels: Levels) -> list[str]:
+    """A header, and a line for each configuration, in columns for a font of one width."""
+    columns = [[name, *(shown(s.overrides.get(name)) for s in summaries)] for name in levels]
+    if any(s.method for s in summaries):
+        columns.insert(0, ["method", *(s.method for s in summaries)])
+    columns.append(["n", *(str(s.n) for s in summaries)])
+    if any(s.diverged for s in summaries):
+        columns.append(["diverged", *(str(s.diverged) for s in summaries)])
+    padded = [[cell.rjust(max(map(len, column))) for cell in column] for column in columns]
+    return ["  ".join(line) for line in zip(*padded, strict=True)]
+
+
+def left_out(summaries: list[Summary]) -> str:
+    """How many members are not in the means, for the end of a title."""
+    n = sum(s.diverged for s in summaries)
+    return f"; {n} diverged member{'s' * (n > 1)} left out" if n else ""

@@ -1,0 +1,108 @@
+"""Every member of a population is what it would be alone, on one device or many."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import TINY, Tiny
+from jax.sharding import Mesh
+
+from mnist_flax import data, fit, members, parallel, population, record, workdir
+from mnist_flax.config import Hyperparams
+from mnist_flax.state import as_arrays
+
+MEMBERS = [{}, {"learning_rate": 1e-2, "seed": 1}, {"dropout_rate": 0.5}, {"l2": 0.1, "seed": 2}]
+
+
+@pytest.mark.parametrize(("devices", "at_once"), [(4, None), (2, 2)])
+def test_every_member_equals_its_lone_run(devices: int, at_once: int | None, tiny: Tiny, small: data.Split) -> None:
+    mesh = Mesh(np.asarray(jax.devices()[:devices]), ("member",))
+    own = partial(parallel.shard_members, mesh=mesh)
+    each = [tiny.hparams(**member) for member in MEMBERS]
+    order = [data.epoch_batches(200, 16, seed=int(h.seed), epoch=0) for h in each]  # the 13th is short
+    program = {"model": tiny.model, "make_tx": tiny.make_tx}
+    hparams = own(jax.tree.map(lambda *leaves: np.stack(leaves), *each))
+    states = population.init_members(hparams, **program, image_shape=(28, 28, 1), mesh=mesh)
+    split = parallel.replicate(tuple(small), mesh)
+    states, metrics = population.train_members(
+        states, hparams, split, own(np.stack(order)), **program, mesh=mesh, at_once=at_once
+    )
+    scores = population.eval_members(
+        states, hparams, split, parallel.replicate(order[0], mesh), model=tiny.model, mesh=mesh, at_once=at_once
+    )
+    assert len(states.step.sharding.device_set) == devices
+    for index, h in enumerate(each):
+        state, lone = fit.train_steps(tiny.init(h), h, tuple(small), order[index], **program)
+        # Of the same state: running statistics lag behind a bias that drifts by rounding (see `test_steps`).
+        own_state = jax.tree.map(lambda leaf, index=index: np.asarray(leaf[index]), states)
+        score = fit.eval_steps(own_state, h, tuple(small), order[0], model=tiny.model)
+        np.testing.assert_allclose(metrics.cross_entropy[index], lone.cross_entropy, rtol=1e-4)
+        np.testing.assert_allclose(metrics.l2_penalty[index], lone.l2_penalty, rtol=1e-4)
+        np.testing.assert_array_equal(metrics.examples[index], lone.examples)
+        np.testing.assert_allclose(scores.cross_entropy[index], score.cross_entropy, rtol=1e-5)
+        for layer in ("dense_1", "dense_2", "dense_3"):
+            kernels = states.params[layer]["kernel"][index], state.params[layer]["kernel"]
+            np.testing.assert_allclose(*kernels, atol=1e-4)
+
+
+def members_in(path: Path, dataset: data.Dataset, hparams: list[Hyperparams]) -> list[members.Member]:
+    opened = []
+    for index, h in enumerate(hparams):
+        config = TINY.__class__(
+            **{**vars(TINY), "hparams": h, "train_split": "train[:200]", "eval_split": "test[:203]"}
+        )
+        facts = data.facts(dataset, config.train_split, config.eval_split, path)
+        (path / f"{index}").mkdir(parents=True, exist_ok=True)
+        opened.append(members.open_member(path / f"{index}", record.Run(config, facts, {}), pytest.fail))
+    return opened
+
+
+def untimed(member: members.Member) -> list[dict]:
+    """The history without its timings."""
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in member.info["history"]]
+
+
+def test_a_member_that_diverges_stops_no_other(tmp_path: Path, dataset: data.Dataset) -> None:
+    splits = dataset.read("train[:200]"), dataset.read("test[:203]")
+    diverging = Hyperparams(learning_rate=1e30)
+    histories = []
+    for second in (diverging, Hyperparams(seed=5)):
+        runs = members_in(tmp_path / f"{second.seed}", dataset, [Hyperparams(), second, Hyperparams(seed=2)])
+        events = list(members.train(runs, *splits))
+        assert events[-1].step == runs[0].total_steps == 26
+        histories.append([untimed(runs[0]), untimed(runs[2])])
+        if second is diverging:
+            members.save(runs, runs, events[-1])
+            assert runs[1].diverged_at == 2  # the first step's loss is still the initial weights'
+            assert [workdir.was_saved(member.path) for member in runs] == [True, False, True]
+    assert histories[0] == histories[1]
+    assert len(histories[0][0]) == 4  # two lines an epoch
+
+
+def test_members_go_on_from_their_checkpoints(tmp_path: Path, dataset: data.Dataset) -> None:
+    splits = dataset.read("train[:200]"), dataset.read("test[:203]")
+    both = [Hyperparams(), Hyperparams(seed=1, dropout_rate=0.4)]
+    runs = members_in(tmp_path, dataset, both)
+    for event in members.train(runs, *splits):
+        if event.step == 6:  # in the middle of the first epoch
+            members.save(runs, runs, event)
+    straight = [untimed(member) for member in runs]
+    again = members_in(tmp_path, dataset, both)
+    assert [member.start for member in again] == [6, 6]
+    *_, last = members.train(again, *splits)
+    assert last.step == 26
+    assert [untimed(member) for member in again] == straight
+
+
+def test_size_follows_memory(tmp_path: Path, dataset: data.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    member = members_in(tmp_path, dataset, [Hyperparams()])[0]
+    monkeypatch.setattr(parallel, "memory", lambda: 10**9)
+    many = members.largest(member.recorded)
+    monkeypatch.setattr(parallel, "memory", lambda: 2 * 10**9)
+    assert 2 * many <= members.largest(member.recorded) <= 2 * many + 1
+    state = jax.tree.leaves(Tiny(member.recorded.config).init(as_arrays(Hyperparams())))
+    assert 1 < 10**9 / 2 / many / sum(leaf.nbytes for leaf in state) < 10
+    monkeypatch.setattr(parallel, "memory", lambda: 1)
+    assert members.largest(member.recorded) == 1
