@@ -14,13 +14,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_flax.config import InputError
 
@@ -30,18 +31,20 @@ _ALIVE = (TrialState.WAITING, TrialState.RUNNING, *_DONE)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def open_storage(url: str | None, directory: Path) -> optuna.storages.BaseStorage:
-    """The database of an SQLAlchemy URL, or a journal in the sweep's directory.
+def open_journal(directory: Path) -> optuna.storages.BaseStorage:
+    """A file in a directory that all processes see."""
+    return optuna.storages.JournalStorage(JournalFileBackend(str(directory / "optuna.journal")))
+
+
+def open_database(url: str) -> optuna.storages.BaseStorage:
+    """A database that all processes reach.
 
     Raises:
-      InputError: the database cannot be reached.
+      InputError: the URL is wrong, or the database cannot be reached.
     """
-    if url is None:
-        journal = JournalFileBackend(str(directory / "optuna.journal"))
-        return optuna.storages.JournalStorage(journal)
     try:
         return optuna.storages.RDBStorage(url)
-    except (ImportError, ValueError, RuntimeError) as error:
+    except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(
             f"storage={url!r} cannot be used ({reason}); give a database such as sqlite:///x.db"
@@ -137,16 +140,17 @@ class Ledger:
         except (ValueError, RuntimeError):
             return {}
 
-    def release(self, trials: list[optuna.Trial]) -> None:
+    def release(self, trials: Sequence[optuna.Trial | FrozenTrial]) -> None:
         """Give members back; the next `enqueue` makes them wait again."""
         for trial in trials:
             self._fail(trial.number)
 
     def retake(self, is_held: Callable[[FrozenTrial], bool]) -> None:
         """Release the members of workers that have died, `is_held` or not being the last word."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if self._is_dead(trial.user_attrs.get("worker", "")) and not is_held(trial):
-                self._fail(trial.number)
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        others = {_worker_of(trial) for trial in running} - {self.worker}
+        dead = {worker for worker in others if self._is_dead(worker)}
+        self.release([trial for trial in running if _worker_of(trial) in dead and not is_held(trial)])
 
     def _fail(self, number: int) -> None:
         self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
@@ -167,6 +171,10 @@ class Ledger:
             self.study.set_user_attr(f"beat of {self.worker}", count)
             if self._left.wait(_BEAT_SECONDS):
                 return
+
+
+def _worker_of(trial: FrozenTrial) -> str:
+    return trial.user_attrs.get("worker", "")  # none for a moment, or of a process that was killed in it
 
 
 def _machine() -> str:

@@ -3,12 +3,14 @@
 python -m mnist_flax.sweep experiments/regularization.py --workdir sweeps/regularization --workers 2
 """
 
+import contextlib
 import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import tyro
 from mnist_flax import console, data, experiment, overrides, record, report, splits, stages, writer
 from mnist_flax.config import Config, InputError, RunError, to_json
 
-_SWEEP = "sweep.json"
+_SWEEP, _LOCK = "sweep.json", ".sweep.lock"
 _SAID = {"selection": "validation", "final": "test"}
 
 
@@ -71,15 +73,9 @@ def run(args: Args, signals: console.StopSignals) -> None:
 
     from mnist_flax import ledger
 
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if not (path / _SWEEP).exists():
-            writer.write_text(path / _SWEEP, json.dumps(identity, indent=2) + "\n")
-    except OSError as error:
-        raise InputError(
-            f"workdir={str(path)!r} cannot be written ({error.strerror}); give another --workdir"
-        ) from None
-    storage = ledger.open_storage(args.storage, path)
+    database = ledger.open_database(args.storage) if args.storage else None  # it may fail: before anything is written
+    _create(path, identity)
+    storage = database or ledger.open_journal(path)
     with ledger.Ledger(storage, "selection") as selecting, ledger.Ledger(storage, "final") as testing:
         sweep = stages.Sweep(study, path, selecting, testing)
         if sweep.left() == 0:
@@ -171,14 +167,21 @@ def _conclude(args: Args, sweep: stages.Sweep) -> None:
 
 def _report(sweep: stages.Sweep) -> list[dict[str, Any]]:
     """Write what there is; one process at a time."""
-    with open(sweep.path / ".report.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _alone(sweep.path):
         report.write(sweep.path, rows := sweep.rows())
     return rows
 
 
 def _facts(dataset: data.Dataset, config: Config, data_dir: Path) -> dict[str, Any]:
     return data.facts(dataset, config.train_split, config.eval_split, data_dir)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One process of a sweep at a time."""
+    with open(path / _LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _identity(study: experiment.Experiment, args: Args) -> dict[str, Any]:
@@ -191,11 +194,31 @@ def _identity(study: experiment.Experiment, args: Args) -> dict[str, Any]:
     }
 
 
+def _create(path: Path, identity: dict[str, Any]) -> None:
+    """Make the directory of a sweep, or join it."""
+    is_new = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with _alone(path):
+            _check(path, identity)  # another process may have begun one here
+            if not (path / _SWEEP).exists():
+                writer.write_text(path / _SWEEP, json.dumps(identity, indent=2) + "\n")
+    except OSError as error:
+        if is_new:
+            with contextlib.suppress(OSError):
+                (path / _LOCK).unlink(missing_ok=True)
+                path.rmdir()
+        raise InputError(
+            f"workdir={str(path)!r} cannot be written ({error.strerror}); give another --workdir"
+        ) from None
+
+
 def _check(path: Path, identity: dict[str, Any]) -> None:
     """Raise `InputError` unless a directory is new, empty, or this very sweep's."""
     if path.exists() and not path.is_dir():
         raise InputError(f"workdir={str(path)!r} is no directory; give another --workdir")
-    if not path.exists() or not any(path.iterdir()):
+    ours = {_LOCK, writer.scratch_of(path / _SWEEP).name}
+    if not path.exists() or not {entry.name for entry in path.iterdir()} - ours:
         return
     try:
         recorded = json.loads((path / _SWEEP).read_text())

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import TINY_FLAGS
 
-from mnist_flax import console, evaluate, train
+from mnist_flax import console, evaluate, sweep, train
 
-COMMANDS = {"train": train, "evaluate": evaluate}
+COMMANDS = {"train": train, "evaluate": evaluate, "sweep": sweep}
 
 # The command line (RUN is a finished run, NEW does not exist yet) and what the message must say.
 BAD_ARGUMENTS = {
@@ -96,6 +96,23 @@ BAD_ARGUMENTS = {
     "evaluate --workdir RUN --step 27": "step=27 has no checkpoint .* one of: 13, 26",
     "evaluate --workdir RUN --split dev": "split='dev' is no split",
     "evaluate --workdir RUN --data-dir FILE/data": "data_dir=.* cannot be used",
+    "sweep --workdir NEW": "required.*EXPERIMENT|experiment",
+    "sweep STUDY.py": "required.*--workdir|--workdir.*required|workdir",
+    "sweep NEW.py --workdir NEW": r"experiment='.*' cannot be read \(No such file",
+    "sweep STUDY.py --workdir NEW --trials 3": r"trials=3 is for a search; .* lists its 2 members in sweep\(\)",
+    "sweep STUDY.py --workdir NEW --trials 0": "trials=0 is out of range",
+    "sweep STUDY.py --workdir NEW --workers 0": "workers=0 is out of range",
+    "sweep STUDY.py --workdir NEW --population 0": "population=0 is out of range",
+    "sweep STUDY.py --workdir NEW --storage nonsuch://x": "storage='nonsuch://x' cannot be used",
+    "sweep STUDY.py --workdir NEW --data-dir FILE/data": "data_dir=.* cannot be used",
+    "sweep STUDY.py --workdir FOREIGN": "is no sweep",
+    "sweep STUDY.py --workdir RUN": "is no sweep",
+    "sweep STUDY.py --workdir FILE": "is no directory",
+    "sweep STUDY.py --workdir FILE/x": "cannot be written",
+    "sweep STUDY.py --workdir SWEEP": "is a sweep with another base, final; give it as it was",
+    "sweep STUDY.py --workdir SWEEP --storage sqlite:///x.db": "is a sweep with another base, final, storage",
+    "sweep WRONG.py --workdir NEW": r"WRONG.py:5: there is no field 'droput_rate'.*did you mean dropout_rate",
+    "sweep PEEKS.py --workdir NEW": "PEEKS.py: eval_split='test' of BASE shares examples with the test's, 'test'",
 }
 
 
@@ -107,6 +124,13 @@ def places(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).mkdir()
         (root / name / "thesis.tex").write_text("precious")
     (root / "FILE").write_text("precious")
+    head = "from mnist_flax import Config\nBASE = Config(train_split='train[:200]', eval_split='train[200:]')\n"
+    grid = "def sweep():\n    yield {'seed': 1}\n    yield "
+    (root / "STUDY.py").write_text(head + grid + "{'seed': 2}\n")
+    (root / "WRONG.py").write_text(head + grid + "{'droput_rate': 2}\n")
+    (root / "PEEKS.py").write_text(head.replace("train[200:]", "test") + grid + "{'seed': 2}\n")
+    (root / "SWEEP").mkdir()
+    (root / "SWEEP" / "sweep.json").write_text('{"base": {}, "kind": "sweep", "storage": "journal"}')
     return root
 
 
@@ -127,7 +151,7 @@ def test_bad_arguments(line: str, places: Path, monkeypatch: pytest.MonkeyPatch,
     name, *words = line.split()
     args = []
     for word in words:
-        is_place = word.split("/")[0] in ("NEW", "RUN", "FOREIGN", "FILE", "MANUAL")
+        is_place = re.match("(NEW|RUN|FOREIGN|FILE|MANUAL|SWEEP|[A-Z]+[.]py)(/|$)", word)
         args += TINY_FLAGS if word == "TINY" else [str(places / word) if is_place else word]
     before = snapshot(places)
     code, stderr = run(name, args, monkeypatch, capsys)

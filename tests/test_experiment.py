@@ -1,0 +1,122 @@
+"""An experiment file is checked as a whole before anything trains: the message names the file and the line."""
+
+from pathlib import Path
+
+import pytest
+
+from mnist_flax import experiment
+from mnist_flax.config import Config, Hyperparams, InputError
+from mnist_flax.overrides import key_of, override, plain
+
+HEAD = """from mnist_flax import Config
+BASE = Config(train_split="train[:200]", eval_split="train[200:400]")
+"""
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+def load(tmp_path: Path, text: str, **kwargs) -> experiment.Experiment:
+    path = tmp_path / "study.py"
+    path.write_text(HEAD + text)
+    return experiment.load(path, **kwargs)
+
+
+GRID = """
+def sweep():
+    for l2 in (0.0, 1e-3):
+        yield {"l2": l2, "seed": 1}
+    yield {OVERRIDES}
+"""
+SEARCH = """
+TRIALS = 3
+def search(trial):
+    return {
+        "l2": trial.suggest_float("l2", 0.0, 1.0),
+        OVERRIDES
+    }
+"""
+BAD = {
+    GRID.replace("OVERRIDES", "'leraning_rate': 1"): r":7: there is no field 'leraning_rate'.*did you mean learning_r",
+    GRID.replace("OVERRIDES", "'zzz': 1"): r":7: there is no field 'zzz'.*the fields are learning_rate, ",
+    GRID.replace("OVERRIDES", "'dropout_rate': 1.5"): r":7: overrides: dropout_rate=1.5 is out of range; give from 0",
+    GRID.replace("OVERRIDES", "'widths': 'a'"): r":7: overrides: widths='a' has the wrong type; give",
+    GRID.replace("OVERRIDES", "'eval_split': 'test'"): r":7: eval_split='test' cannot differ between members; set",
+    GRID.replace("OVERRIDES", "'l2': 0.0, 'seed': 1"): r":7: .* is there twice; give each member a seed",
+    GRID.replace("{OVERRIDES}", "3"): r":7: overrides must be a dict such as .*, not 3",
+    GRID.replace("{OVERRIDES}", "1 / 0"): r":7: ZeroDivisionError: division by zero",
+    "def sweep(): return []": r":3: sweep\(\) yields no member",
+    "def sweep(): return 3": r": TypeError: 'int' object is not iterable",
+    "def sweep(:": r":3: invalid syntax",
+    "import nonsuch": r":3: ModuleNotFoundError: No module named 'nonsuch'",
+    "BASE = Config(epochs=0)": r":3: epochs=0 is out of range",
+    "BASE = 3": r" must define BASE = Config",
+    "": r" must define one of sweep\(\) and search\(trial\); it has none",
+    "def sweep(): yield {}\ndef search(trial): return {}": r".*it has sweep and search",
+    "FINAL_SEEDS = -1\ndef sweep(): yield {}": r".*FINAL_SEEDS=-1 must be a whole number from 0",
+    "FINAL = {'nonsuch': 1}\ndef sweep(): yield {}": r".*there is no field 'nonsuch'",
+    "def method(o): return 3\ndef sweep(): yield {}": r".*method\(\{\}\) must be a string, not 3",
+    "def search(trial): return {}": r".*TRIALS=None must be a whole number from 1",
+    SEARCH.replace("OVERRIDES", '"leraning_rate": 1'): r":8: there is no field 'leraning_rate'",
+    SEARCH.replace("OVERRIDES", '"b1": trial.suggest_float("b1", 1.0, 2.0)'): r":8: overrides: b1=1\..* is out of",
+    SEARCH.replace("OVERRIDES", '"b1": trial.sugest()'): r":8: AttributeError: .*sugest",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_what_is_wrong_is_named_with_its_line(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"study\.py" + BAD[text]) as caught:
+        load(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        experiment.load(tmp_path / "none.py")
+
+
+def test_trials_are_of_a_search(tmp_path: Path) -> None:
+    assert load(tmp_path, SEARCH.replace("OVERRIDES", ""), trials=9).trials == 9
+    with pytest.raises(InputError, match="trials=9 is for a search"):
+        load(tmp_path, "def sweep(): yield {}", trials=9)
+
+
+SIZES = {"train": 60000, "test": 10000}
+
+
+@pytest.mark.parametrize(
+    ("splits", "complaint"),
+    [
+        ('train_split="train[:200]", eval_split="train[200:400]"', None),
+        ('train_split="train[:50%]", eval_split="train[50%:]"', None),
+        ('train_split="train[:201]", eval_split="train[200:400]"', "shares examples with train_split"),
+        ('train_split="train", eval_split="train[:100]"', "shares examples with train_split"),
+        ('train_split="train", eval_split="test"', "shares examples with the test's, 'test'"),
+        ('train_split="train[:200]", eval_split="test[9000:]"', "shares examples with the test's, 'test'"),
+    ],
+)
+def test_nothing_is_selected_on_what_was_seen(splits: str, complaint: str | None, tmp_path: Path) -> None:
+    study = load(tmp_path, f"BASE = Config({splits})\ndef sweep(): yield {{}}")
+    if complaint is None:
+        study.check_honest(SIZES)
+        return
+    with pytest.raises(InputError, match=complaint):
+        study.check_honest(SIZES)
+
+
+def test_without_a_test_the_test_split_may_be_looked_at(tmp_path: Path) -> None:
+    text = 'BASE = Config(train_split="train", eval_split="test")\nFINAL_SEEDS = 0\ndef sweep(): yield {}'
+    load(tmp_path, text).check_honest(SIZES)
+
+
+def test_overrides() -> None:
+    config = override(Config(), {"l2": 0, "widths": [8], "batch_norm_layers": (), "l2_layers": ()})
+    assert config == Config(hparams=Hyperparams(l2=0.0), widths=(8,), batch_norm_layers=(), l2_layers=())
+    assert key_of(plain({"b": (1, 2), "a": 1.0})) == '{"a": 1.0, "b": [1, 2]}'
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.py")), ids=lambda path: path.stem)
+def test_the_studies_are_sound(path: Path) -> None:
+    if "BASE = " in path.read_text():
+        study = experiment.load(path)
+        study.check_honest(SIZES)
+        assert len(path.read_text().splitlines()) <= 50
+        assert f"python -m mnist_flax.sweep experiments/{path.name} --workdir sweeps/{path.stem}" in path.read_text()

@@ -1,0 +1,124 @@
+"""Every member once, whoever asks, dies, or comes back."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from mnist_flax import ledger
+from mnist_flax.config import InputError
+from mnist_flax.ledger import Ledger, open_database, open_journal
+
+MEMBERS = {name: {"overrides": {"name": name}} for name in "abcde"}
+Open = Callable[[], Ledger]
+
+
+@pytest.fixture(params=["journal", "database"])
+def worker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """A new worker's view of one study, as each process has its own."""
+    databases = []
+
+    def open_one() -> Ledger:
+        if request.param == "journal":
+            return Ledger(open_journal(tmp_path), "study")
+        databases.append(database := open_database(f"sqlite:///{tmp_path / 'x.db'}"))
+        return Ledger(database, "study")
+
+    yield open_one
+    for database in databases:
+        database.engine.dispose()
+
+
+def names(trials: list) -> list[str]:
+    return [trial.user_attrs["member"] for trial in trials]
+
+
+def test_members_are_claimed_once_and_in_order(worker: Open) -> None:
+    one, other = worker(), worker()
+    one.enqueue(MEMBERS)
+    first, second = one.ask(3), other.ask(3)
+    assert (names(first), names(second), one.ask(3)) == (["a", "b", "c"], ["d", "e"], [])
+    assert one.tell(first[0], [0.5, 0.9], 0.9, {"seconds": 1.5})
+    assert one.tell(first[1], [0.5], None, {"diverged_at": 3})
+    done = other.finished()
+    assert done.keys() == {"a", "b"}
+    assert (done["a"].value, done["a"].intermediate_values) == (0.9, {1: 0.5, 2: 0.9})
+    assert done["a"].user_attrs["seconds"] == 1.5
+    assert done["b"].state == TrialState.PRUNED
+    one.enqueue(MEMBERS)
+    assert one.ask(3) == []  # what is running or done is left alone
+
+
+def test_two_workers_that_enqueue_at_once_make_no_doubles(worker: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = worker(), worker()
+    with monkeypatch.context() as context:  # as if neither had seen what the other did
+        context.setattr(Ledger, "members", lambda self: {})
+        one.enqueue(MEMBERS)
+        other.enqueue(MEMBERS)
+    assert len(one.study.trials) == 10
+    claimed = one.ask(2)
+    assert names(claimed + other.ask(9)) == list("abcde")
+    assert one.ask(9) == []
+
+
+def test_what_is_released_is_done_by_another_in_the_same_place(worker: Open) -> None:
+    one, other = worker(), worker()
+    one.enqueue(MEMBERS)
+    trials = one.ask(5)
+    sampled = trials[1].suggest_float("x", 0, 1)
+    one.release(trials[1:3])
+    other.enqueue(MEMBERS)
+    again = other.ask(9)
+    assert names(again) == ["b", "c"]
+    assert [other.first_number(trial) for trial in again] == [1, 2]
+    assert again[0].suggest_float("x", 0, 1) == sampled  # a search trains what was sampled at first
+    assert one.tell(trials[1], [0.5], 0.5, {}) is False  # too late
+    assert other.tell(again[0], [0.7], 0.7, {})
+    assert other.finished()["b"].value == 0.7
+
+
+def test_members_of_the_dead_are_retaken(worker: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    living, here, elsewhere, me = worker(), worker(), worker(), worker()
+    here.worker = here.worker.rpartition(" ")[0] + f" {dead.pid}"
+    elsewhere.worker = "another host 1"
+    me.enqueue(MEMBERS)
+    living.ask(1), here.ask(2), elsewhere.ask(1)
+    me.retake(lambda trial: trial.user_attrs["member"] == "b")  # a process that we cannot see holds its directory
+    me.enqueue(MEMBERS)
+    assert names(me.ask(9)) == ["e", "c"]
+
+    with elsewhere:  # its heart beats
+        monkeypatch.setattr(ledger, "_STALE_SECONDS", -1)
+        me.retake(lambda trial: trial.user_attrs["member"] == "b")  # we see it for the first time
+    me.enqueue(MEMBERS)
+    assert me.ask(9) == []
+    me.retake(lambda trial: trial.user_attrs["member"] == "b")  # no beat since
+    me.enqueue(MEMBERS)
+    assert names(me.ask(9)) == ["d"]
+
+
+def test_a_beating_heart_is_alive(worker: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "_BEAT_SECONDS", 0.01)
+    elsewhere, me = worker(), worker()
+    elsewhere.worker = "another host 1"
+    me.enqueue(MEMBERS)
+    elsewhere.ask(5)
+    monkeypatch.setattr(ledger, "_STALE_SECONDS", -1)
+    with elsewhere:
+        for beats in range(3):
+            me.retake(lambda trial: False)
+            seen = me.study.user_attrs.get("beat of another host 1", -1)
+            while me.study.user_attrs.get("beat of another host 1", -1) == seen:
+                pass
+            assert all(trial.state == TrialState.RUNNING for trial in me.study.trials), beats
+
+
+def test_a_bad_database_is_named(tmp_path: Path) -> None:
+    for url in ("nonsuch://x", f"sqlite:///{tmp_path}/no/such/x.db", "x"):
+        with pytest.raises(InputError, match="storage='.*' cannot be used"):
+            open_database(url)
