@@ -159,13 +159,13 @@ def _grid(path: Path, base: Config, sweep: Callable[[], Any]) -> tuple[Overrides
     return tuple(members.values())
 
 
-def _try_search(experiment: Experiment, tries: int = 20) -> None:
+def _try_search(experiment: Experiment) -> None:
     """Sample the space in memory, so that what is wrong with it is said before anything trains."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(tries):
+    for _ in range(20):
         sample(experiment, study.ask())
 
 
@@ -183,9 +183,8 @@ def sample(experiment: Experiment, trial: "optuna.Trial") -> Overrides:
         except InputError as error:
             first = experiment.search.__code__.co_firstlineno
             lines = experiment.path.read_text().splitlines()
-            wrong = (
-                [f'"{name}"' for name in overrides if str(name) in str(error)] if isinstance(overrides, dict) else []
-            )
+            names = overrides if isinstance(overrides, dict) else {}
+            wrong = [f'"{name}"' for name in names if str(name) in str(error)]
             named = [n for n in range(first, len(lines) + 1) if any(name in lines[n - 1] for name in wrong)]
             raise InputError(f"{experiment.path}:{(named or [first])[0]}: {error}") from None
         _label(experiment, overrides)

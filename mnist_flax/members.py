@@ -58,7 +58,7 @@ def open_member(path: Path, recorded: record.Run, warn: Callable[[str], None]) -
 
 
 def largest(recorded: record.Run) -> int:
-    """How many members fit into half of the memory: the free one of the host, or that of all accelerators.
+    """How many members fit into half of the memory.
 
     A member takes its state (weights and Adam's two moments) about three times: as it is, as it is updated, and on the
     way to a checkpoint; and the activations of a batch.

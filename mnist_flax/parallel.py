@@ -55,9 +55,10 @@ def make_mesh(batch_size: int) -> Mesh:
     return Mesh(np.asarray(devices), ("data",))
 
 
-def use_cpu_devices(number: int) -> None:
-    """Let the CPU count as `number` devices, each computing by itself; accelerators are not affected."""
-    jax.config.update("jax_num_cpu_devices", number)
+def use_cores_as_devices(processes: int) -> None:
+    """Let this process's share of the CPU's cores count as one device each; accelerators are not affected."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", max(1, cores // processes))
 
 
 def member_mesh(members: int) -> Mesh:
@@ -71,13 +72,13 @@ def device_count() -> int:
 
 
 def memory() -> int:
-    """Bytes that are there for arrays: on all devices, or, where they are the CPU's, free in this host or container."""
+    """Bytes for arrays: of all devices or, where they are the CPU's, of this host or container."""
     if limits := [stats["bytes_limit"] for device in jax.devices() if (stats := device.memory_stats())]:
         return sum(limits)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.exists() else ""
-    return min(free, int(text)) if text.isdecimal() else free
+    return min(whole, int(text)) if text.isdecimal() else whole
 
 
 def shard_members(tree: Tree, mesh: Mesh) -> Tree:

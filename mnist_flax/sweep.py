@@ -3,24 +3,18 @@
 python -m mnist_flax.sweep experiments/regularization.py --workdir sweeps/regularization --workers 2
 """
 
-import contextlib
-import fcntl
-import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from mnist_flax import console, data, experiment, overrides, record, report, splits, stages, writer
+from mnist_flax import console, data, experiment, overrides, record, report, splits, stages, sweepdir
 from mnist_flax.config import Config, InputError, RunError, to_json
 
-_SWEEP, _LOCK = "sweep.json", ".sweep.lock"
 _SAID = {"selection": "validation", "final": "test"}
 
 
@@ -63,7 +57,7 @@ def run(args: Args, signals: console.StopSignals) -> None:
     study = experiment.load(args.experiment.expanduser(), args.trials)
     path = args.workdir.expanduser().absolute()
     identity = _identity(study, args)
-    _check(path, identity)
+    sweepdir.check(path, identity)
     for config in study.configs():
         splits.check(config.dataset, config.train_split, config.eval_split)
     data_dir = (args.data_dir or data.default_data_dir()).expanduser().absolute()
@@ -74,10 +68,11 @@ def run(args: Args, signals: console.StopSignals) -> None:
     from mnist_flax import ledger
 
     database = ledger.open_database(args.storage) if args.storage else None  # it may fail: before anything is written
-    _create(path, identity)
+    sweepdir.create(path, identity)
     storage = database or ledger.open_journal(path)
     with ledger.Ledger(storage, "selection") as selecting, ledger.Ledger(storage, "final") as testing:
         sweep = stages.Sweep(study, path, selecting, testing)
+        console.say(study.question)
         if sweep.left() == 0:
             console.say(f"{path} is finished: nothing to do.")
         elif args.workers > 1 and not args.worker:
@@ -96,7 +91,7 @@ def _work(args: Args, sweep: stages.Sweep, dataset: data.Dataset, data_dir: Path
 
     if args.compilation_cache:
         parallel.use_compilation_cache(data.cache_dir() / "xla")
-    parallel.use_cpu_devices(max(1, len(os.sched_getaffinity(0)) // args.workers))
+    parallel.use_cores_as_devices(args.workers)
     base = record.Run(sweep.study.base, _facts(dataset, sweep.study.base, data_dir), record.versions())
     size = args.population or min(
         members.largest(base) // args.workers,
@@ -167,21 +162,13 @@ def _conclude(args: Args, sweep: stages.Sweep) -> None:
 
 def _report(sweep: stages.Sweep) -> list[dict[str, Any]]:
     """Write what there is; one process at a time."""
-    with _alone(sweep.path):
+    with sweepdir.alone(sweep.path):
         report.write(sweep.path, rows := sweep.rows())
     return rows
 
 
 def _facts(dataset: data.Dataset, config: Config, data_dir: Path) -> dict[str, Any]:
     return data.facts(dataset, config.train_split, config.eval_split, data_dir)
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process of a sweep at a time."""
-    with open(path / _LOCK, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _identity(study: experiment.Experiment, args: Args) -> dict[str, Any]:
@@ -192,46 +179,6 @@ def _identity(study: experiment.Experiment, args: Args) -> dict[str, Any]:
         "kind": "search" if study.search else "sweep",
         "storage": "database" if args.storage else "journal",
     }
-
-
-def _create(path: Path, identity: dict[str, Any]) -> None:
-    """Make the directory of a sweep, or join it."""
-    is_new = not path.exists()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with _alone(path):
-            _check(path, identity)  # another process may have begun one here
-            if not (path / _SWEEP).exists():
-                writer.write_text(path / _SWEEP, json.dumps(identity, indent=2) + "\n")
-    except OSError as error:
-        if is_new:
-            with contextlib.suppress(OSError):
-                (path / _LOCK).unlink(missing_ok=True)
-                path.rmdir()
-        raise InputError(
-            f"workdir={str(path)!r} cannot be written ({error.strerror}); give another --workdir"
-        ) from None
-
-
-def _check(path: Path, identity: dict[str, Any]) -> None:
-    """Raise `InputError` unless a directory is new, empty, or this very sweep's."""
-    if path.exists() and not path.is_dir():
-        raise InputError(f"workdir={str(path)!r} is no directory; give another --workdir")
-    ours = {_LOCK, writer.scratch_of(path / _SWEEP).name}
-    if not path.exists() or not {entry.name for entry in path.iterdir()} - ours:
-        return
-    try:
-        recorded = json.loads((path / _SWEEP).read_text())
-    except (OSError, ValueError):
-        raise InputError(
-            f"workdir={str(path)!r} is no sweep (it has no sound {_SWEEP}); give another --workdir"
-        ) from None
-    differing = [name for name, value in identity.items() if recorded.get(name) != value]
-    if differing:
-        raise InputError(
-            f"workdir={str(path)!r} is a sweep with another {', '.join(differing)}; give it as it was, "
-            "or another --workdir"
-        )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "mnist_flax"
 LAYERS = {
     "config": 0, "model": 0, "metrics": 0, "prepare": 0, "decode": 0, "parallel": 0, "checkpoint": 0, "writer": 0,
     "console": 0, "overrides": 0, "ledger": 0,
-    "state": 1, "splits": 1, "record": 1, "report": 1,
+    "state": 1, "splits": 1, "sweepdir": 1, "record": 1, "report": 1,
     "steps": 2, "data": 2, "experiment": 2, "workdir": 2, "canvas": 2,
     "stages": 3, "fit": 3, "evaluate": 3, "search_figures": 3,
     "log": 4, "figures": 4,

@@ -83,14 +83,14 @@ def test_a_member_that_diverges_stops_no_other(tmp_path: Path, dataset: data.Dat
 
 def test_members_go_on_from_their_checkpoints(tmp_path: Path, dataset: data.Dataset) -> None:
     splits = dataset.read("train[:200]"), dataset.read("test[:203]")
-    both = [Hyperparams(), Hyperparams(seed=1, dropout_rate=0.4)]
-    runs = members_in(tmp_path, dataset, both)
+    all_three = [Hyperparams(), Hyperparams(seed=1, dropout_rate=0.4), Hyperparams(seed=2)]
+    runs = members_in(tmp_path, dataset, all_three)
     for event in members.train(runs, *splits):
         if event.step == 6:  # in the middle of the first epoch
             members.save(runs, runs, event)
     straight = [untimed(member) for member in runs]
-    again = members_in(tmp_path, dataset, both)
-    assert [member.start for member in again] == [6, 6]
+    again = members_in(tmp_path, dataset, all_three)
+    assert [member.start for member in again] == [6, 6, 6]
     *_, last = members.train(again, *splits)
     assert last.step == 26
     assert [untimed(member) for member in again] == straight
