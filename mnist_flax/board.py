@@ -83,8 +83,8 @@ class Board:
         from rich.box import SIMPLE
         from rich.table import Table
 
-        table = Table(box=SIMPLE, padding=(0, 1))
-        for name in ("stage", "done", "running", "epoch", "best", "median", "diverged", "time left"):
+        table = Table(box=SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
+        for name in ("stage", "done", "running", "epoch", "best", "median", "diverged", "left"):
             table.add_column(name, justify="left" if name == "stage" else "right")
         done = f"{self._done} of {self._total}"
         table.add_row(self._stage, done, f"{running}", epoch, best, median, f"{diverged}", clock)
