@@ -10,6 +10,7 @@ is alive: the lowest number that has not failed. Since Optuna's numbers are in o
 the same answer, and no lock is needed.
 """
 
+import contextlib
 import os
 import socket
 import threading
@@ -19,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from mnist_flax.config import InputError
+from mnist_flax.storage import patiently
 
 _BEAT_SECONDS, _STALE_SECONDS = 10, 60
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -31,33 +31,16 @@ _ALIVE = (TrialState.WAITING, TrialState.RUNNING, *_DONE)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def open_journal(directory: Path) -> optuna.storages.BaseStorage:
-    """A file in a directory that all processes see."""
-    return optuna.storages.JournalStorage(JournalFileBackend(str(directory / "optuna.journal")))
-
-
-def open_database(url: str) -> optuna.storages.BaseStorage:
-    """A database that all processes reach.
-
-    Raises:
-      InputError: the URL is wrong, or the database cannot be reached.
-    """
-    try:
-        return optuna.storages.RDBStorage(url)
-    except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"storage={url!r} cannot be used ({reason}); give a database such as sqlite:///x.db"
-        ) from error
-
-
 class Ledger:
     """One study, as one worker sees it. While it is entered, the worker counts as alive."""
 
     def __init__(self, storage: optuna.storages.BaseStorage, name: str) -> None:
-        self.study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        self.study = patiently(
+            lambda: optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        )
         self.worker = f"{_machine()} {os.getpid()}"
         self._seen: dict[str, tuple[Any, float]] = {}  # each worker's last beat, and when we saw it first
+        self._reported: dict[int, int] = {}  # how many values of each trial
         self._left = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
 
@@ -77,9 +60,17 @@ class Ledger:
                 living.setdefault(trial.user_attrs["member"], trial)
         return living
 
+    def objective(self, trial: FrozenTrial) -> float | None:
+        """Of a finished member; None where it diverged (Optuna then gives its last report)."""
+        return trial.value if trial.state == TrialState.COMPLETE else None
+
     def finished(self) -> dict[str, FrozenTrial]:
         """The members that are done."""
         return {key: trial for key, trial in self.members().items() if trial.state in _DONE}
+
+    def running(self) -> list[FrozenTrial]:
+        """The members that somebody is training."""
+        return [trial for trial in self.members().values() if trial.state == TrialState.RUNNING]
 
     def first_number(self, trial: optuna.Trial | FrozenTrial) -> int:
         """The lowest number that the trials of a trial's member have had: the same for all its attempts."""
@@ -99,17 +90,26 @@ class Ledger:
     def ask(self, most: int) -> list[optuna.Trial]:
         """Claim up to `most` waiting members."""
         claimed: list[optuna.Trial] = []
+        # Two processes never sample alike, and one alone can be repeated.
+        self.study.sampler = optuna.samplers.TPESampler(seed=len(self.finished()))
         while len(claimed) < most and self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             trial = self.study.ask()
-            if "member" not in trial.user_attrs:  # somebody took the last one meanwhile, so Optuna made a new one
-                self._fail(trial.number)
-                break
-            trial.set_user_attr("worker", self.worker)
-            if self.members()[trial.user_attrs["member"]].number == trial.number:
-                claimed.append(trial)
-            else:
-                self._fail(trial.number)  # two processes have made it wait at once
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # it was taken for a dead worker's
+                trial.set_user_attr("worker", self.worker)
+                living = self.members().get(trial.user_attrs.get("member", ""))
+                if living and living.number == trial.number:
+                    claimed.append(trial)
+                    continue
+            # Two processes have made it wait at once; or the last one was taken meanwhile, so Optuna made a new one.
+            self._fail(trial.number)
         return claimed
+
+    def report(self, trial: optuna.Trial, values: list[float]) -> None:
+        """Make the objective after each epoch so far known; `values` begin with the first."""
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # `tell` will say so
+            for epoch in range(self._reported.get(trial.number, 0), len(values)):
+                trial.report(values[epoch], epoch + 1)
+        self._reported[trial.number] = len(values)
 
     def tell(self, trial: optuna.Trial, values: list[float], value: float | None, note: dict[str, Any]) -> bool:
         """Finish a member.
@@ -123,15 +123,14 @@ class Ledger:
         Returns:
           False where another worker has taken it over, believing this one dead.
         """
+        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
         try:
             for name, content in note.items():
                 trial.set_user_attr(name, content)
-            for epoch, each in enumerate(values, start=1):
-                trial.report(each, epoch)
-            self.study.tell(trial, value, TrialState.PRUNED if value is None else TrialState.COMPLETE)
-        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
+            self.report(trial, values)
+            return self.study.tell(trial, value, state, skip_if_finished=True).state == state
+        except optuna.exceptions.UpdateFinishedTrialError:
             return False
-        return True
 
     def importances(self) -> dict[str, float]:
         """The share of each searched hyperparameter in what the objective varies by, where enough is done to say."""
@@ -141,7 +140,7 @@ class Ledger:
             return {}
 
     def release(self, trials: Sequence[optuna.Trial | FrozenTrial]) -> None:
-        """Give members back; the next `enqueue` makes them wait again."""
+        """Give back those members that are not done; the next `enqueue` makes them wait again."""
         for trial in trials:
             self._fail(trial.number)
 
@@ -150,7 +149,9 @@ class Ledger:
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         others = {_worker_of(trial) for trial in running} - {self.worker}
         dead = {worker for worker in others if self._is_dead(worker)}
-        self.release([trial for trial in running if _worker_of(trial) in dead and not is_held(trial)])
+        for trial in running:
+            if _worker_of(trial) in dead and not ("member" in trial.user_attrs and is_held(trial)):
+                self._fail(trial.number)
 
     def _fail(self, number: int) -> None:
         self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
@@ -167,14 +168,19 @@ class Ledger:
         return time.monotonic() - since > _STALE_SECONDS
 
     def _beat(self) -> None:
-        for count in range(2**62):
-            self.study.set_user_attr(f"beat of {self.worker}", count)
+        count = 0
+        while True:
+            # What is wrong with the storage is for the main thread to meet, if it lasts.
+            with contextlib.suppress(OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError):
+                self.study.set_user_attr(f"beat of {self.worker}", count)
+            count += 1
             if self._left.wait(_BEAT_SECONDS):
                 return
 
 
 def _worker_of(trial: FrozenTrial) -> str:
-    return trial.user_attrs.get("worker", "")  # none for a moment, or of a process that was killed in it
+    # For a moment it has none; if its process was killed in it, it stays so.
+    return trial.user_attrs.get("worker", f"of trial {trial.number}, unknown")
 
 
 def _machine() -> str:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from mnist_flax import checkpoint, data, fit, parallel, population, record, workdir, writer
+from mnist_flax.config import Config
 from mnist_flax.log import account, new_info
 from mnist_flax.model import MLP
 from mnist_flax.state import MakeTx, as_arrays, init_state, make_model, make_optimizer
@@ -57,17 +58,17 @@ def open_member(path: Path, recorded: record.Run, warn: Callable[[str], None]) -
     return Member(path, recorded, info, start, state, make_tx.total_steps)
 
 
-def largest(recorded: record.Run) -> int:
+def largest(config: Config, dataset: data.Dataset) -> int:
     """How many members fit into half of the memory.
 
     A member takes its state (weights and Adam's two moments) about three times: as it is, as it is updated, and on the
     way to a checkpoint; and the activations of a batch.
     """
-    model, make_tx, image_shape = _program(recorded)
-    init = functools.partial(init_state, model=model, make_tx=make_tx, image_shape=image_shape)
-    state = jax.eval_shape(init, as_arrays(recorded.config.hparams))
+    model, make_tx = make_model(config, len(dataset.class_names)), make_optimizer(config, 1)
+    init = functools.partial(init_state, model=model, make_tx=make_tx, image_shape=dataset.image_shape)
+    state = jax.eval_shape(init, as_arrays(config.hparams))
     size = 3 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    size += 16 * recorded.config.batch_size * (sum(recorded.config.widths) + int(np.prod(image_shape)))
+    size += 16 * config.batch_size * (sum(config.widths) + int(np.prod(dataset.image_shape)))
     return max(1, parallel.memory() // 2 // size)
 
 

@@ -4,6 +4,7 @@ write(workdir, Run(config, data, versions()))
 run = read(workdir)  # as strictly as a command line
 """
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -35,11 +36,15 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
+@functools.cache  # of the code that this process runs, whatever is committed later
 def commit() -> str:
     """The git commit of this code, ending in + where its files differ from it; empty outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
-    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True).stdout
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True).stdout
+    except OSError:  # no git here
+        return ""
     return head + ("+" if head and changed else "")
 
 

@@ -71,10 +71,20 @@ class Sweep:
 
     def final(self) -> Stage:
         """Every chosen configuration with every fresh seed; to be asked for when the selection is done."""
-        chosen = choose(self._rows(self.selection(), self.selecting)) if self.study.final_seeds else {}
-        planned = [each | {"seed": seed} for each in chosen.values() for seed in self.study.fresh_seeds()]
+        rows = self._rows(self.selection(), self.selecting)
+        chosen = choose(rows) if self.study.final_seeds else {}
+        seeds = self.study.fresh_seeds(row["overrides"].get("seed", 0) for row in rows)
+        planned = [each | {"seed": seed} for each in chosen.values() for seed in seeds]
         members = {key_of(overrides): {"overrides": overrides} for overrides in planned}
         return Stage("final", self.path / "final", members, _as_planned, self.study.final_config)
+
+    def progress(self) -> tuple[str, int, int, list[dict[int, float]]]:
+        """The running stage, its members that are done, all of them, and of each running one the objective by epoch."""
+        stage, ledger = self.selection(), self.selecting
+        if len(stage.finished(ledger)) == len(stage.members):
+            stage, ledger = self.final(), self.testing
+        running = [trial.intermediate_values for trial in ledger.running()]
+        return stage.name, len(stage.finished(ledger)), len(stage.members), running
 
     def left(self) -> int:
         """Members that are not done."""
@@ -95,7 +105,7 @@ class Sweep:
                 "stage": stage.name,
                 "member": number,
                 "method": self.study.method(trial.user_attrs["overrides"]),
-                "value": None if trial.user_attrs["diverged_at"] else trial.value,
+                "value": ledger.objective(trial),
                 **{name: trial.user_attrs[name] for name in fields},
             }
             for number, trial in enumerate(stage.finished(ledger))

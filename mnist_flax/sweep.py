@@ -3,6 +3,10 @@
 python -m mnist_flax.sweep experiments/regularization.py --workdir sweeps/regularization --workers 2
 """
 
+import hashlib
+import json
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -12,8 +16,9 @@ from typing import Any
 
 import tyro
 
-from mnist_flax import console, data, experiment, overrides, record, report, splits, stages, sweepdir
-from mnist_flax.config import Config, InputError, RunError, to_json
+from mnist_flax import console, data, experiment, experiment_file, overrides, report, splits, stages, sweepdir
+from mnist_flax.board import Board
+from mnist_flax.config import InputError, RunError, to_json
 
 _SAID = {"selection": "validation", "final": "test"}
 
@@ -36,7 +41,8 @@ class Args:
     worker: bool = False
     """Be one of the --workers, instead of starting them."""
     storage: str | None = None
-    """Database (SQLAlchemy URL) for the ledger, where hosts share no file system. Default: a journal in the workdir."""
+    """Database (SQLAlchemy URL) for the ledger, where hosts share no file system; each then keeps the checkpoints of
+    the members that it has trained. Default: a journal in the workdir."""
     figures: bool = True
     """Draw figures of the results."""
     data_dir: Path | None = None
@@ -54,9 +60,12 @@ def run(args: Args, signals: console.StopSignals) -> None:
     for name, value in (("trials", args.trials), ("population", args.population), ("workers", args.workers)):
         if value is not None and not 1 <= value <= 10**6:
             raise InputError(f"{name}={value} is out of range; give a whole number from 1")
-    study = experiment.load(args.experiment.expanduser(), args.trials)
+    study = experiment_file.load(args.experiment.expanduser(), args.trials)
     path = args.workdir.expanduser().absolute()
-    identity = _identity(study, args)
+    database = args.storage
+    if database and (relative := re.fullmatch("sqlite:///([^/].*)", database)):
+        database = f"sqlite:///{Path(relative[1]).absolute()}"
+    identity = _identity(study, database)
     sweepdir.check(path, identity)
     for config in study.configs():
         splits.check(config.dataset, config.train_split, config.eval_split)
@@ -65,12 +74,14 @@ def run(args: Args, signals: console.StopSignals) -> None:
     dataset = data.open_dataset(study.base.dataset, data_dir, manual_dir, console.track)
     study.check_honest(dataset.examples)
 
-    from mnist_flax import ledger
+    from mnist_flax import ledger, storage
 
-    database = ledger.open_database(args.storage) if args.storage else None  # it may fail: before anything is written
+    opened = storage.open_database(database) if database else None  # it may fail: before anything is written
     sweepdir.create(path, identity)
-    storage = database or ledger.open_journal(path)
-    with ledger.Ledger(storage, "selection") as selecting, ledger.Ledger(storage, "final") as testing:
+    opened = opened or storage.open_journal(path)
+    sweep_id = hashlib.sha256(json.dumps(identity | {"storage": None}, sort_keys=True).encode()).hexdigest()[:12]
+    names = [f"{study.path.stem}, {stage}, {sweep_id}" for stage in ("selection", "final")]
+    with ledger.Ledger(opened, names[0]) as selecting, ledger.Ledger(opened, names[1]) as testing:
         sweep = stages.Sweep(study, path, selecting, testing)
         console.say(study.question)
         if sweep.left() == 0:
@@ -86,78 +97,73 @@ def run(args: Args, signals: console.StopSignals) -> None:
 def _work(args: Args, sweep: stages.Sweep, dataset: data.Dataset, data_dir: Path, signals: console.StopSignals) -> None:
     """Train in this process until the sweep is finished, by whomever."""
     from mnist_flax import members, parallel
-    from mnist_flax.board import Board
-    from mnist_flax.worker import work
+    from mnist_flax.worker import Worker
 
     if args.compilation_cache:
         parallel.use_compilation_cache(data.cache_dir() / "xla")
     parallel.use_cores_as_devices(args.workers)
-    base = record.Run(sweep.study.base, _facts(dataset, sweep.study.base, data_dir), record.versions())
-    size = args.population or min(
-        members.largest(base) // args.workers,
-        16 * parallel.device_count(),
-        -(-sweep.study.trials // (8 if sweep.study.search else args.workers)),
-    )
-    with Board() as board:
-        for ledger, stage in ((sweep.selecting, sweep.selection), (sweep.testing, sweep.final)):
-            work(
-                stage(),
-                ledger,
-                dataset,
-                lambda config: _facts(dataset, config, data_dir),
-                size=max(1, size),
-                board=board,
-                signals=signals,
-                report=lambda: _report(sweep),
-            )
+    configs = [sweep.study.config(overrides) for overrides in sweep.study.grid or ({},)]
+    fits = min(members.largest(config, dataset) for config in {stages.program_of(config) for config in configs})
+    with signals.deferred(), Board() as board:
+        for ledger, next_stage in ((sweep.selecting, sweep.selection), (sweep.testing, sweep.final)):
+            stage = next_stage()
+            learns = sweep.study.search and ledger is sweep.selecting
+            share = -(-len(stage.members) // (8 if learns else args.workers))
+            size = args.population or max(1, min(fits // args.workers, 16 * parallel.device_count(), share))
+            Worker(stage, ledger, dataset, data_dir, board, signals).work(size, lambda: _report(sweep))
 
 
 def _supervise(args: Args, sweep: stages.Sweep, signals: console.StopSignals) -> None:
     """Start the workers and wait for them; they share the ledger and nothing else."""
     logs = [sweep.path / f"worker-{number}.log" for number in range(1, args.workers + 1)]
     line = [sys.executable, "-m", "mnist_flax.sweep", *sys.argv[1:], "--worker"]
-    workers = []
-    for log in logs:
-        with log.open("a") as file:
-            workers.append(subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True))
-    console.say(f"{args.workers} workers; what they say is in {logs[0]} and so on")
-    left = -1
-    with signals.deferred():
-        while any(worker.poll() is None for worker in workers):
-            if signals.received:
-                for worker in workers:
-                    worker.send_signal(signals.received)
-                for worker in workers:
-                    worker.wait()
-                raise console.Stopped(signals.received, f"what was running is saved in {sweep.path}")
-            if left != (left := sweep.left()):
-                console.say(f"{left} members left")
-            time.sleep(1)
-    if sweep.left():
-        codes = ", ".join(str(worker.returncode) for worker in workers)
-        raise RunError(
-            f"{sweep.left()} members are left (the workers ended with {codes}); see {logs[0]}, and run again"
-        )
+    workers: list[subprocess.Popen[bytes]] = []
+    with signals.deferred(), Board() as board:
+        try:
+            for log in logs:
+                with log.open("a") as file:
+                    workers.append(subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True))
+            board.say(f"{args.workers} workers; what they say is in {logs[0]} and so on")
+            while None in [worker.poll() for worker in workers]:  # asks all: who is not asked stays a zombie
+                if signals.received:
+                    raise console.Stopped(signals.received, f"what was running is saved in {sweep.path}")
+                board.watch(*sweep.progress())
+                time.sleep(1)
+        finally:
+            for worker in workers:
+                worker.send_signal(signals.received or signal.SIGTERM)
+            codes = [worker.wait() for worker in workers]
+    if left := sweep.left():
+        raise RunError(f"{left} members are left (the workers ended with {codes}); see {logs[0]}, and run again")
 
 
 def _conclude(args: Args, sweep: stages.Sweep) -> None:
     """Write all results and say the main one."""
+    results, figures = sweep.path / "results.jsonl", sweep.path / "figures"
+    before = results.read_bytes() if results.exists() else b""
     rows = _report(sweep)
-    if args.figures:
+    if args.figures and not (figures.exists() and results.read_bytes() == before):
         from mnist_flax.figures import sweep_figures
 
-        (sweep.path / "figures").mkdir(exist_ok=True)
+        figures.mkdir(exist_ok=True)
         importances = sweep.selecting.importances() if sweep.study.search else {}
-        sweep_figures(sweep.path / "figures", rows, sweep.study.search is not None, importances)
-    summaries = report.summarize(rows)
-    for method, configuration in report.choose(rows).items():
-        chosen = [each for each in summaries if (each.method, each.overrides) == (method, configuration)]
-        told = " ".join(f"{name}={value}" for name, value in configuration.items())
-        scores = ", ".join(f"{_SAID[each.stage]} {each.mean:.3%} (n={each.n})" for each in chosen)
-        console.say(f"{method + ': ' if method else ''}chosen {told}: {scores}")
+        sweep_figures(figures, rows, sweep.study.search is not None, importances)
+    _tell_result(rows)
     console.say(
         f"results in {sweep.path}: summary.md, summary.csv, results.jsonl{', figures/' if args.figures else ''}"
     )
+
+
+def _tell_result(rows: list[dict[str, Any]]) -> None:
+    """Say what was chosen, and both its numbers."""
+    summaries, chosen = report.summarize(rows), report.choose(rows)
+    for method, configuration in chosen.items():
+        own = [each for each in summaries if (each.method, each.overrides) == (method, configuration)]
+        told = " ".join(f"{name}={value}" for name, value in configuration.items()) or "the base config"
+        scores = ", ".join(f"{_SAID[each.stage]} {each.mean:.3%} (n={each.n})" for each in own)
+        console.say(f"{method + ': ' if method else ''}chosen {told}: {scores}")
+    if not chosen:
+        console.say("nothing could be chosen: in every configuration a member diverged")
 
 
 def _report(sweep: stages.Sweep) -> list[dict[str, Any]]:
@@ -167,17 +173,14 @@ def _report(sweep: stages.Sweep) -> list[dict[str, Any]]:
     return rows
 
 
-def _facts(dataset: data.Dataset, config: Config, data_dir: Path) -> dict[str, Any]:
-    return data.facts(dataset, config.train_split, config.eval_split, data_dir)
-
-
-def _identity(study: experiment.Experiment, args: Args) -> dict[str, Any]:
+def _identity(study: experiment.Experiment, database: str | None) -> dict[str, Any]:
     """What must not change between two commands on one directory."""
     return {
+        "experiment": study.path.name,
         "base": to_json(study.base),
         "final": overrides.plain(study.final),
-        "kind": "search" if study.search else "sweep",
-        "storage": "database" if args.storage else "journal",
+        "search": hashlib.sha256(study.source().encode()).hexdigest(),
+        "storage": re.sub("(//[^:/@]*):[^@]*@", r"\1:***@", database) if database else "journal",
     }
 
 

@@ -64,6 +64,10 @@ def check(workdir: Path, config: Config) -> None:
         )
 
 
+class InUse(InputError):
+    """Another process holds a directory."""
+
+
 @contextlib.contextmanager
 def claim(workdir: Path, run: record.Run) -> Iterator[record.Run]:
     """Hold a directory for this process alone; create it and its `config.json` where they are missing.
@@ -149,7 +153,7 @@ def _lock(lock: IO[str], workdir: Path) -> None:
         lock.seek(0)
         holder = lock.read().strip() or "another process"
         text = f"workdir={str(workdir)!r} is in use by {holder}; wait for it or give another --workdir"
-        raise InputError(text) from None
+        raise InUse(text) from None
     lock.seek(0)
     lock.truncate()
     now = datetime.now(UTC).isoformat(timespec="seconds")

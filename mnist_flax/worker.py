@@ -1,13 +1,17 @@
-"""One process's share of a sweep: claim members, train them as populations, tell what came of it, until all is done.
+"""One process's share of a stage: claim members, train them as populations, tell what came of it, until all is done.
 
-work(stage, ledger, dataset, facts, size=16, board=board, signals=signals, report=report)
+Worker(stage, ledger, dataset, data_dir, board, signals).work(size=16, report=report)
 """
 
 import contextlib
 import shutil
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import optuna
 
 from mnist_flax import console, data, members, record, workdir
 from mnist_flax.board import Board
@@ -17,133 +21,123 @@ from mnist_flax.members import Member
 from mnist_flax.stages import Stage, program_of
 
 if TYPE_CHECKING:
-    import optuna
-
     from mnist_flax.fit import Event
 
 _KEEP = 3  # members of the selection whose checkpoints stay
+_Claimed = tuple[optuna.Trial, Member]
 
 
-def work(
-    stage: Stage,
-    ledger: Ledger,
-    dataset: data.Dataset,
-    facts: Callable[[Config], dict[str, Any]],
-    *,
-    size: int,
-    board: Board,
-    signals: console.StopSignals,
-    report: Callable[[], object],
-) -> None:
-    """Return when every member of the stage is done, by whomever.
+@dataclass(frozen=True)
+class Worker:
+    """What a process works on, and with."""
 
-    Args:
-      stage: what is to be done.
-      ledger: of this stage.
-      dataset: of all members.
-      facts: what `record.Run` is to hold about the data of a config.
-      size: members of a population.
-      board: what people see.
-      signals: a stop saves all members and gives them back.
-      report: is called when there are new results.
+    stage: Stage
+    ledger: Ledger
+    """Of this stage."""
+    dataset: data.Dataset
+    data_dir: Path
+    board: Board
+    """What people see."""
+    signals: console.StopSignals
+    """Deferred: a stop saves all running members and gives them back."""
 
-    Raises:
-      RunError: a member could not be saved.
-      console.Stopped: by a signal.
-    """
-    while True:
-        ledger.retake(lambda trial: workdir.is_held(stage.home(ledger.first_number(trial))))
-        ledger.enqueue(stage.members)
-        if signals.received:
-            raise console.Stopped(signals.received, "nothing was running; the same command goes on")
-        done = stage.finished(ledger)
-        if trials := ledger.ask(size):
-            board.begin(stage.name, len(done), len(stage.members))
-            _train(stage, ledger, trials, dataset, facts, board, signals)
-            report()
-        elif len(done) < len(stage.members):
-            board.wait(len(stage.members) - len(done))
-            time.sleep(1)
-        else:
-            return
+    def work(self, size: int, report: Callable[[], object]) -> None:
+        """Return when every member of the stage is done, by whomever.
 
+        Args:
+          size: members of a population.
+          report: is called when there are new results.
 
-def _train(
-    stage: Stage,
-    ledger: Ledger,
-    trials: "list[optuna.Trial]",
-    dataset: data.Dataset,
-    facts: Callable[[Config], dict[str, Any]],
-    board: Board,
-    signals: console.StopSignals,
-) -> None:
-    """Train claimed members to the end: those that share a program and a start at once."""
-    with contextlib.ExitStack() as claims:
-        populations: dict[tuple[Config, int], list[tuple[optuna.Trial, Member]]] = {}
+        Raises:
+          RunError: a member could not be saved.
+          console.Stopped: by a signal.
+        """
+        stage, ledger = self.stage, self.ledger
+        while True:
+            if self.signals.received:
+                raise console.Stopped(self.signals.received, "nothing was running; the same command goes on")
+            ledger.retake(lambda trial: workdir.is_held(stage.home(ledger.first_number(trial))))
+            ledger.enqueue(stage.members)
+            if trials := ledger.ask(size):
+                self._train_all(trials)
+                report()
+            elif left := len(stage.members) - len(stage.finished(ledger)):
+                self.board.wait(left)
+                time.sleep(1)
+            else:
+                return
+
+    def _train_all(self, trials: list[optuna.Trial]) -> None:
+        """Train claimed members to the end; give back those that are not there yet when something stops it."""
+        try:
+            with contextlib.ExitStack() as claims:
+                for group in self._populations(trials, claims):
+                    self._train(group)
+        finally:  # when their directories are free again, so that whoever claims them next can
+            self.ledger.release(trials)  # but for those that are done
+        self._prune()
+
+    def _populations(self, trials: list[optuna.Trial], claims: contextlib.ExitStack) -> list[list[_Claimed]]:
+        """Open members, and put those together that share a program and a start."""
+        populations: dict[tuple[Config, int], list[_Claimed]] = {}
         for trial in trials:
-            config = stage.config(overrides := stage.overrides(trial))
+            config = self.stage.config(overrides := self.stage.overrides(trial))
             trial.set_user_attr("overrides", overrides)
-            path = stage.home(ledger.first_number(trial))
-            recorded = claims.enter_context(workdir.claim(path, record.Run(config, facts(config), record.versions())))
+            path = self.stage.home(self.ledger.first_number(trial))
+            facts = data.facts(self.dataset, config.train_split, config.eval_split, self.data_dir)
+            try:
+                recorded = claims.enter_context(workdir.claim(path, record.Run(config, facts, record.versions())))
+            except workdir.InUse as held:  # by a worker that was taken for dead
+                console.warn(str(held))
+                time.sleep(1)
+                continue
             member = members.open_member(path, recorded, console.warn)
             populations.setdefault((program_of(config), member.start), []).append((trial, member))
-        waiting = list(populations.values())
-        while waiting:
-            group = waiting[0]
-            config, running = group[0][1].recorded.config, [member for _, member in group]
-            splits = dataset.read(config.train_split), dataset.read(config.eval_split)
-            event = None  # where the members are at their end already
-            with signals.deferred():
-                for event in members.train(running, *splits):
-                    board.update(event, running)
-                    if signals.received and event.step < running[0].total_steps:
-                        members.save(running, running, event)
-                        ledger.release([trial for each in waiting for trial, _ in each])
-                        where = f"the {len(running)} running members are saved in {stage.path}"
-                        raise console.Stopped(signals.received, f"{where}; the same command goes on from there")
-                _finish(stage, ledger, group, event)
-            waiting.pop(0)
-    _prune(stage, ledger)
+        return list(populations.values())
 
+    def _train(self, group: list[_Claimed]) -> None:
+        """Train one population to the end, or to a stop."""
+        running = [member for _, member in group]
+        config = running[0].recorded.config
+        splits = self.dataset.read(config.train_split), self.dataset.read(config.eval_split)
+        self.board.begin(self.stage.name, len(self.stage.finished(self.ledger)), len(self.stage.members))
+        event = None  # stays so where the members are at their end already
+        for event in members.train(running, *splits):
+            self.board.update(event, running)
+            for trial, member in group:
+                self.ledger.report(trial, _objective(member))
+            if self.signals.received and event.step < running[0].total_steps:
+                members.save(running, running, event)
+                where = f"the {len(running)} running members are saved in {self.stage.path}"
+                raise console.Stopped(self.signals.received, f"{where}; the same command goes on from there")
+        self._finish(group, event)
 
-def _finish(stage: Stage, ledger: Ledger, group: "list[tuple[optuna.Trial, Member]]", event: "Event | None") -> None:
-    """Save the members that are to stay, then tell: a kill between the two loses nothing."""
-    running = [member for _, member in group]
-    values = {id(member): _objective(member)[-1] for member in running if member.diverged_at is None}
-    before = [trial.value for trial in stage.finished(ledger) if trial.value is not None]
-    limit = sorted([*before, *values.values()], reverse=True)[:_KEEP][-1:]
-    best = [member for member in running if id(member) in values and values[id(member)] >= limit[0]]
-    if event:
-        members.save(running if stage.name == "final" else best, running, event)
-    note = {"versions": record.versions(), "commit": record.commit()}
-    for trial, member in group:
-        seconds = sum(line["seconds"] for line in member.info["history"])
-        ledger.tell(
-            trial,
-            _objective(member),
-            values.get(id(member)),
-            note
-            | {
-                "history": member.info["history"],
-                "seconds": round(seconds, 3),
-                "diverged_at": member.diverged_at,
-                "workdir": str(member.path.relative_to(stage.path.parent)),
-            },
-        )
+    def _finish(self, group: list[_Claimed], event: "Event | None") -> None:
+        """Save the members that are to stay, then tell: a kill between the two loses nothing."""
+        running = [member for _, member in group]
+        scores = {member: _objective(member)[-1] for member in running if member.diverged_at is None}
+        others = [self.ledger.objective(trial) or 0 for trial in self.stage.finished(self.ledger)]
+        least = sorted([*others, *scores.values(), 0], reverse=True)[:_KEEP][-1]
+        keep_all = self.stage.name == "final"
+        if event:
+            members.save([m for m in scores if keep_all or scores[m] >= least], running, event)
+        note = {"versions": record.versions(), "commit": record.commit()}
+        for trial, member in group:
+            history = member.info["history"]
+            note |= {"history": history, "seconds": round(sum(line["seconds"] for line in history), 3)}
+            note |= {"diverged_at": member.diverged_at, "workdir": f"{member.path.parent.name}/{member.path.name}"}
+            self.ledger.tell(trial, _objective(member), scores.get(member), note)
+
+    def _prune(self) -> None:
+        """Remove the directories of finished members that are not among the best: all there is to know is told."""
+        if self.stage.name == "final":
+            return
+        finished = self.stage.finished(self.ledger)
+        ranked = sorted(finished, key=lambda trial: (-(self.ledger.objective(trial) or 0), trial.number))
+        for trial in ranked[_KEEP:]:
+            shutil.rmtree(self.stage.path.parent / trial.user_attrs["workdir"], ignore_errors=True)
 
 
 def _objective(member: Member) -> list[float]:
     """Accuracy on the evaluation split after each epoch."""
     return [line["accuracy"] for line in member.info["history"] if line["split"] == "eval"]
-
-
-def _prune(stage: Stage, ledger: Ledger) -> None:
-    """Remove the directories of finished members that are not among the best; all there is to know of them is told."""
-    if stage.name == "final":
-        return
-    finished = stage.finished(ledger)
-    ranked = sorted((t for t in finished if t.value is not None), key=lambda trial: (-(trial.value or 0), trial.number))
-    kept = {trial.user_attrs["workdir"] for trial in ranked[:_KEEP]}
-    for trial in finished:
-        if trial.user_attrs["workdir"] not in kept:
-            shutil.rmtree(stage.path.parent / trial.user_attrs["workdir"], ignore_errors=True)

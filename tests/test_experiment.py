@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist_flax import experiment
+from mnist_flax import experiment, experiment_file
 from mnist_flax.config import Config, Hyperparams, InputError
 from mnist_flax.overrides import key_of, override, plain
 
@@ -17,7 +17,7 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 def load(tmp_path: Path, text: str, **kwargs) -> experiment.Experiment:
     path = tmp_path / "study.py"
     path.write_text(HEAD + text)
-    return experiment.load(path, **kwargs)
+    return experiment_file.load(path, **kwargs)
 
 
 GRID = """
@@ -49,6 +49,12 @@ BAD = {
     "import nonsuch": r":3: ModuleNotFoundError: No module named 'nonsuch'",
     "BASE = Config(epochs=0)": r":3: epochs=0 is out of range",
     "BASE = 3": r" must define BASE = Config",
+    "import sys; sys.exit()": r":3: SystemExit",
+    "def sweep():\n    yield {'l2': 0}\n    yield {'l2': 0.0}": r":5: .* is there twice",
+    "FINAL = {'dataset': 'kmnist'}\ndef sweep(): yield {}": r".*dataset='kmnist' cannot differ",
+    "FINAL = {'seed': 3}\ndef sweep(): yield {}": r".*seed=3 cannot differ",
+    "FINAL = {'epochs': 1}\ndef sweep(): yield {'warmup_epochs': 2.0}": r".*warmup_epochs=2.0 is out of range",
+    "TRIALS = 1\ndef search(trial): return {'train_split': 'train'}": r":4: train_split='train' cannot differ",
     "": r" must define one of sweep\(\) and search\(trial\); it has none",
     "def sweep(): yield {}\ndef search(trial): return {}": r".*it has sweep and search",
     "FINAL_SEEDS = -1\ndef sweep(): yield {}": r".*FINAL_SEEDS=-1 must be a whole number from 0",
@@ -70,7 +76,7 @@ def test_what_is_wrong_is_named_with_its_line(text: str, tmp_path: Path) -> None
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        experiment.load(tmp_path / "none.py")
+        experiment_file.load(tmp_path / "none.py")
 
 
 def test_trials_are_of_a_search(tmp_path: Path) -> None:
@@ -102,6 +108,26 @@ def test_nothing_is_selected_on_what_was_seen(splits: str, complaint: str | None
         study.check_honest(SIZES)
 
 
+def test_members_of_other_splits_are_checked_too(tmp_path: Path) -> None:
+    for split in ("train[:300]", "test[:10]"):
+        with pytest.raises(InputError, match="shares examples with"):
+            load(tmp_path, f"def sweep(): yield {{'train_split': {split!r}}}").check_honest(SIZES)
+
+
+def test_fresh_seeds_are_fresh(tmp_path: Path) -> None:
+    study = load(tmp_path, "FINAL_SEEDS = 3\ndef sweep(): yield {}")
+    assert [*study.fresh_seeds([0, 9])] == [1000, 1001, 1002]
+    assert [*study.fresh_seeds([0, 1001])] == [1002, 1003, 1004]
+    assert [*study.fresh_seeds([])] == [1000, 1001, 1002]
+
+
+def test_a_search_is_known_by_its_source(tmp_path: Path) -> None:
+    search = SEARCH.replace("OVERRIDES", "")
+    sources = {load(tmp_path, text).source() for text in (search, search.replace("= 3", "= 4"), "# x\n" + search)}
+    assert len(sources) == 1
+    assert load(tmp_path, search.replace("1.0", "0.5")).source() not in sources
+
+
 def test_without_a_test_the_test_split_may_be_looked_at(tmp_path: Path) -> None:
     text = 'BASE = Config(train_split="train", eval_split="test")\nFINAL_SEEDS = 0\ndef sweep(): yield {}'
     load(tmp_path, text).check_honest(SIZES)
@@ -116,7 +142,7 @@ def test_overrides() -> None:
 @pytest.mark.parametrize("name", ["regularization", "srivastava2014", "time_to_accuracy", "learning_rate"])
 def test_the_studies_are_sound(name: str) -> None:
     path = EXPERIMENTS / f"{name}.py"
-    study = experiment.load(path)
+    study = experiment_file.load(path)
     study.check_honest(SIZES)
     assert len(path.read_text().splitlines()) <= 60
     assert f"python -m mnist_flax.sweep experiments/{name}.py --workdir sweeps/{name}" in path.read_text()

@@ -109,10 +109,10 @@ BAD_ARGUMENTS = {
     "sweep STUDY.py --workdir RUN": "is no sweep",
     "sweep STUDY.py --workdir FILE": "is no directory",
     "sweep STUDY.py --workdir FILE/x": "cannot be written",
-    "sweep STUDY.py --workdir SWEEP": "is a sweep with another base, final; give it as it was",
-    "sweep STUDY.py --workdir SWEEP --storage sqlite:///x.db": "is a sweep with another base, final, storage",
+    "sweep STUDY.py --workdir SWEEP": "is a sweep with another experiment, base, final, search; give it as it was",
+    "sweep STUDY.py --workdir SWEEP --storage sqlite:///x.db": "another experiment, base, final, search, storage",
     "sweep WRONG.py --workdir NEW": r"WRONG.py:5: there is no field 'droput_rate'.*did you mean dropout_rate",
-    "sweep PEEKS.py --workdir NEW": "PEEKS.py: eval_split='test' of BASE shares examples with the test's, 'test'",
+    "sweep PEEKS.py --workdir NEW": "PEEKS.py: split='test' of the selection shares examples with the test's, 'test'",
 }
 
 

@@ -11,14 +11,14 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "mnist_flax"
 LAYERS = {
     "config": 0, "model": 0, "metrics": 0, "prepare": 0, "decode": 0, "parallel": 0, "checkpoint": 0, "writer": 0,
-    "console": 0, "overrides": 0, "ledger": 0,
-    "state": 1, "splits": 1, "sweepdir": 1, "record": 1, "report": 1,
+    "console": 0, "overrides": 0, "storage": 0, "digits": 0,
+    "state": 1, "splits": 1, "sweepdir": 1, "ledger": 1, "record": 1, "report": 1,
     "steps": 2, "data": 2, "experiment": 2, "workdir": 2, "canvas": 2,
-    "stages": 3, "fit": 3, "evaluate": 3, "search_figures": 3,
+    "stages": 3, "experiment_file": 3, "fit": 3, "evaluate": 3, "search_figures": 3,
     "log": 4, "figures": 4,
     "train": 5, "population": 4, "members": 5,
     "board": 6,
-    "worker": 7,
+    "worker": 7, "predict": 4,
     "sweep": 8,
 }  # fmt: skip
 

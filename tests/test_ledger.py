@@ -10,7 +10,8 @@ from optuna.trial import TrialState
 
 from mnist_flax import ledger
 from mnist_flax.config import InputError
-from mnist_flax.ledger import Ledger, open_database, open_journal
+from mnist_flax.ledger import Ledger
+from mnist_flax.storage import open_database, open_journal
 
 MEMBERS = {name: {"overrides": {"name": name}} for name in "abcde"}
 Open = Callable[[], Ledger]
@@ -48,6 +49,7 @@ def test_members_are_claimed_once_and_in_order(worker: Open) -> None:
     assert (done["a"].value, done["a"].intermediate_values) == (0.9, {1: 0.5, 2: 0.9})
     assert done["a"].user_attrs["seconds"] == 1.5
     assert done["b"].state == TrialState.PRUNED
+    assert (one.objective(done["a"]), one.objective(done["b"])) == (0.9, None)
     one.enqueue(MEMBERS)
     assert one.ask(3) == []  # what is running or done is left alone
 
@@ -93,6 +95,8 @@ def test_members_of_the_dead_are_retaken(worker: Open, monkeypatch: pytest.Monke
     assert names(me.ask(9)) == ["e", "c"]
 
     with elsewhere:  # its heart beats
+        while "beat of another host 1" not in me.study.user_attrs:
+            pass
         monkeypatch.setattr(ledger, "_STALE_SECONDS", -1)
         me.retake(lambda trial: trial.user_attrs["member"] == "b")  # we see it for the first time
     me.enqueue(MEMBERS)
@@ -100,6 +104,57 @@ def test_members_of_the_dead_are_retaken(worker: Open, monkeypatch: pytest.Monke
     me.retake(lambda trial: trial.user_attrs["member"] == "b")  # no beat since
     me.enqueue(MEMBERS)
     assert names(me.ask(9)) == ["d"]
+
+
+def test_a_claim_that_was_cut_off_is_retaken(worker: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, me = worker(), worker()
+    me.enqueue({"a": {}, "b": {}})
+    one.study.ask(), one.study.ask(), one.study.ask()  # no worker yet; the third has no member either
+    me.retake(lambda trial: False)
+    monkeypatch.setattr(ledger, "_STALE_SECONDS", -1)
+    me.retake(lambda trial: False)
+    me.enqueue({"a": {}, "b": {}})
+    assert names(me.ask(9)) == ["a", "b"]
+
+
+def test_who_loses_a_claim_goes_on(worker: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = worker(), worker()
+    one.enqueue(MEMBERS)
+    ask = one.study.ask
+
+    def ask_and_lose(*args: object, **kwargs: object) -> object:
+        trial = ask()
+        if trial.user_attrs["member"] == "a":
+            other.release([trial])
+        return trial
+
+    monkeypatch.setattr(one.study, "ask", ask_and_lose)
+    assert names(one.ask(2)) == ["b", "c"]
+
+
+def test_a_cut_off_line_of_the_journal_costs_nothing_else(tmp_path: Path) -> None:
+    one = Ledger(open_journal(tmp_path), "study")
+    one.enqueue(MEMBERS)
+    journal = tmp_path / "optuna.journal"
+    journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "wor')
+    other = Ledger(open_journal(tmp_path), "study")
+    assert names(other.ask(9)) == list("abcde")
+    journal.write_bytes(b"{half\n" + journal.read_bytes())
+    with pytest.raises(InputError, match=r"optuna\.journal is damaged"):
+        open_journal(tmp_path)
+
+
+def test_a_search_can_be_repeated(tmp_path: Path) -> None:
+    sampled = []
+    for name in ("first", "second"):
+        one = Ledger(open_journal(tmp_path), name)
+        one.enqueue({f"{n}": {} for n in range(24)})
+        sampled.append([])
+        for _ in range(3):
+            for trial in one.ask(8):
+                sampled[-1].append(trial.suggest_float("x", 0, 1))
+                one.tell(trial, [], sampled[-1][-1], {})
+    assert sampled[0] == sampled[1] and len(set(sampled[0])) == 24
 
 
 def test_a_beating_heart_is_alive(worker: Open, monkeypatch: pytest.MonkeyPatch) -> None:

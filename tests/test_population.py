@@ -96,13 +96,12 @@ def test_members_go_on_from_their_checkpoints(tmp_path: Path, dataset: data.Data
     assert [untimed(member) for member in again] == straight
 
 
-def test_size_follows_memory(tmp_path: Path, dataset: data.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    member = members_in(tmp_path, dataset, [Hyperparams()])[0]
+def test_size_follows_memory(dataset: data.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "memory", lambda: 10**9)
-    many = members.largest(member.recorded)
+    many = members.largest(TINY, dataset)
     monkeypatch.setattr(parallel, "memory", lambda: 2 * 10**9)
-    assert 2 * many <= members.largest(member.recorded) <= 2 * many + 1
-    state = jax.tree.leaves(Tiny(member.recorded.config).init(as_arrays(Hyperparams())))
+    assert 2 * many <= members.largest(TINY, dataset) <= 2 * many + 1
+    state = jax.tree.leaves(Tiny(TINY).init(as_arrays(Hyperparams())))
     assert 1 < 10**9 / 2 / many / sum(leaf.nbytes for leaf in state) < 10
     monkeypatch.setattr(parallel, "memory", lambda: 1)
-    assert members.largest(member.recorded) == 1
+    assert members.largest(TINY, dataset) == 1

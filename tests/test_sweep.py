@@ -10,11 +10,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from conftest import Command
 
 import mnist_flax
 from mnist_flax import checkpoint
+from mnist_flax.storage import open_journal
 
 STUDY = """'''A tiny study.'''
 from mnist_flax import Config
@@ -140,14 +142,21 @@ def start(study: Path, path: Path, *flags: str) -> subprocess.Popen:
 def test_two_workers_one_killed(tmp_path: Path) -> None:
     study = write(tmp_path / "study.py", ONE_PROGRAM, epochs=40)
     first, second = (start(study, tmp_path / "sweep", "--worker", "--workers", "2", "--population", "2") for _ in "12")
-    while not (claimed := list((tmp_path / "sweep").glob("members/*/config.json"))):
+    while f" {first.pid}" not in "".join(p.read_text() for p in (tmp_path / "sweep").glob("members/*/.lock")):
         assert first.poll() is None, first.communicate()
         time.sleep(0.02)
     time.sleep(0.5)
     first.kill()
     first.communicate()
     _, errors = second.communicate(timeout=60)
-    assert (second.returncode, errors) == (0, "") and claimed
+    assert (second.returncode, errors) == (0, "")
+    storage = open_journal(tmp_path / "sweep")
+    name = next(name for name in optuna.get_all_study_names(storage) if "selection" in name)
+    trials = optuna.load_study(study_name=name, storage=storage).trials
+    done = [trial.user_attrs["member"] for trial in trials if trial.state.name == "COMPLETE"]
+    assert len(done) == len(set(done)) == 6
+    failed = [trial.user_attrs["worker"].split()[-1] for trial in trials if trial.state.name == "FAIL"]
+    assert set(failed) == {str(first.pid)}
     rows = rows_of(tmp_path / "sweep")
     assert [row["overrides"] for row in rows] == [{"seed": seed} for seed in range(6)]
     assert [len(row["history"]) for row in rows] == [80] * 6
@@ -157,7 +166,7 @@ def test_a_stopped_sweep_goes_on_where_it_was(tmp_path: Path, command: Command) 
     study = write(tmp_path / "study.py", SEARCH, epochs=60)
     process = start(study, tmp_path / "sweep", "--population", "4")
     assert process.stdout
-    while "epoch 5/60" not in (line := process.stdout.readline()):
+    while "epoch 5 of 60" not in (line := process.stdout.readline()):
         assert line, process.communicate()
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
@@ -167,7 +176,7 @@ def test_a_stopped_sweep_goes_on_where_it_was(tmp_path: Path, command: Command) 
     sampled = (tmp_path / "sweep" / "optuna.journal").read_text()
     result = command("sweep", study, "--workdir", tmp_path / "sweep", "--population", "4", "--no-figures")
     assert result.returncode == 0, result.stderr
-    assert "epoch 1/60" not in result.stdout
+    assert "epoch 1 of 60" not in result.stdout
     rows = rows_of(tmp_path / "sweep")
     assert [len(row["history"]) for row in rows] == [120] * 4
     assert all(repr(row["overrides"]["learning_rate"]) in sampled for row in rows[:4])

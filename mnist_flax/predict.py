@@ -1,0 +1,90 @@
+"""Tell the digits in pictures, by the network of a run.
+
+python -m mnist_flax.predict --workdir exp1 seven.png photo.jpg
+cat seven.png | python -m mnist_flax.predict --workdir exp1 - --json
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from mnist_flax import console
+from mnist_flax.config import InputError
+
+
+@dataclass(frozen=True)
+class Args:
+    """Tell the digit in each picture, how probable it is, and the runner-up."""
+
+    files: tyro.conf.Positional[tuple[str, ...]]
+    """PNG or JPEG files, each of one digit, of any size, dark on light or light on dark; - is standard input."""
+    workdir: Path
+    """Directory of the run."""
+    step: str = "latest"
+    """The checkpoint: latest, best (by accuracy on the run's evaluation split) or a step."""
+    json: bool = False
+    """A JSON object a line instead of words: file, label, probability, runner_up, probabilities; or file, error."""
+    traceback: bool = False  # read from sys.argv by `console.main`, since parsing itself may fail
+    """Show where an error comes from."""
+
+
+def run(args: Args, signals: console.StopSignals) -> None:
+    """The command: a file that is no picture is named, and the others still get their answers."""
+    if not args.files:
+        raise InputError("files is empty; give at least one PNG or JPEG file, or -")
+
+    from mnist_flax import digits, evaluate, record
+
+    facts = record.read(args.workdir.expanduser().absolute()).data
+    if facts["image_shape"] != [digits.SIDE, digits.SIDE, 1]:
+        raise InputError(
+            f"workdir={str(args.workdir)!r} was trained on images of {facts['image_shape']}, not of digits"
+        )
+    model, variables = evaluate.load(args.workdir, args.step)
+    pictures: list[tuple[str, np.ndarray | InputError]] = []
+    for file in args.files:
+        try:
+            source = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser()
+            pictures.append((file, digits.read(source)))
+        except InputError as error:
+            pictures.append((file, error))
+    images = [picture for _, picture in pictures if isinstance(picture, np.ndarray)]
+    logits = iter(evaluate.logits_of(model, variables, np.stack(images), 100) if images else ())
+    for file, picture in pictures:
+        if isinstance(picture, InputError):
+            _complain(file, picture, args.json)
+        else:
+            _answer(file, next(logits), facts["class_names"], args.json)
+    if len(images) < len(pictures):
+        raise InputError(f"{len(pictures) - len(images)} of {len(pictures)} files have no answer")
+
+
+def _answer(file: str, logits: np.ndarray, names: list[str], as_json: bool) -> None:
+    scores = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities = scores / scores.sum()
+    first, second = np.argsort(-probabilities, kind="stable")[:2]
+    if not as_json:
+        console.say(
+            f"{file}: {names[first]} ({probabilities[first]:.1%}), then {names[second]} ({probabilities[second]:.1%})"
+        )
+        return
+    answer: dict[str, Any] = {"file": file, "label": names[first], "probability": float(probabilities[first])}
+    answer["runner_up"] = {"label": names[second], "probability": float(probabilities[second])}
+    answer["probabilities"] = dict(zip(names, map(float, probabilities), strict=True))
+    console.say(json.dumps(answer))
+
+
+def _complain(file: str, error: InputError, as_json: bool) -> None:
+    if as_json:
+        console.say(json.dumps({"file": file, "error": str(error)}))
+    else:
+        console.warn(str(error))
+
+
+if __name__ == "__main__":
+    console.main(Args, run)
