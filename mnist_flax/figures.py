@@ -73,14 +73,16 @@ def sweep_drawings(rows: list[Row], searched: bool, importances: Mapping[str, fl
 
 
 def _curves(selection: list[Summary], levels: Levels, rows: list[Row]) -> "Figure | None":
-    """Validation accuracy by epoch of the best configurations, with 95 % bands; nothing of a single epoch."""
+    """Validation accuracy by epoch of the best, or of each method's best, with 95 % bands; nothing of a single epoch."""
     groups, known = members(rows), [s for s in selection if s.n]
-    best = known[: len(COLORS)]
+    of_methods = list({s.method: s for s in reversed(known)}.values())[::-1]
+    best = (of_methods if len(of_methods) > 1 else known)[: len(COLORS)]
     curves = [_by_epoch(groups[key_of(*s[:3])]) for s in best]
     if max(map(len, curves), default=0) < 2:
         return None
     header, *labels = aligned(best, levels)
     title = f"Best {len(best)} of {len(known)} configurations" if len(best) < len(known) else "All configurations"
+    title = "Best configuration of each method" if len(of_methods) > 1 else title
     title += ", with 95 % bands" * any(s.n > 1 for s in best) + left_out(selection)
     figure, axes = open_figure(title, max(6.5, 1 + 0.06 * len(header)), 4 + 0.15 * len(best))
     axes.plot([], [], linestyle="none", label=header)
@@ -177,7 +179,7 @@ def _final(summaries: list[Summary], levels: Levels, rows: list[Row]) -> "Figure
         mean, low, high = percent([spread(of) for of in values if of])
         y = [y + up for y, of in enumerate(values) if of]
         axes.errorbar(mean, y, xerr=[mean - low, high - mean], fmt=marker, color=color, capsize=3, label=label)
-    names = [": ".join(filter(None, [s.method, described(s.overrides, levels)])) + left_out([s]) for s in final]
+    names = [(s.method or described(s.overrides, levels)) + left_out([s]) for s in final]
     axes.set_yticks(range(len(final)), [textwrap.fill(name, 40) for name in names], size=8)
     axes.set_ylim(len(final) - 0.5, -0.5)
     axes.set(xlabel="accuracy (%)")

@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from mnist_flax import report
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 INCLUDED = re.findall(r"<!-- (experiments/results/\S+\.md) -->\n(.*?)\n?<!-- end -->", README, re.DOTALL)
+
+
+RESULTS = ROOT / "experiments" / "results"
+STUDIES = ["regularization", "srivastava2014", "time_to_accuracy", "learning_rate"]
 
 
 @pytest.mark.parametrize(("file", "text"), INCLUDED, ids=[file for file, _ in INCLUDED])
@@ -18,7 +24,7 @@ def test_tables_are_those_of_the_result_files(file: str, text: str) -> None:
     assert text.strip() == (ROOT / file).read_text().strip()
 
 
-@pytest.mark.parametrize("name", ["tutorial", "faults"])
+@pytest.mark.parametrize("name", ["tutorial", "faults", "population"])
 def test_tables_are_made_from_the_measurements(name: str) -> None:
     code = f"import json, {name} as n; print(n.table([*map(json.loads, n.LINES.read_text().splitlines())]), end='')"
     cwd = ROOT / "experiments"
@@ -47,3 +53,15 @@ def test_nothing_was_lost() -> None:
 def test_modules_named_in_the_readme_exist() -> None:
     for target in re.findall(r"\]\(([\w./]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_studies_are_told_as_they_came_out(name: str) -> None:
+    rows = [json.loads(row) for row in (RESULTS / name / "results.jsonl").read_text().splitlines()]
+    told = (RESULTS / f"{name}.md").read_text()
+    assert told.startswith(report.markdown(rows))
+    answer = (ROOT / "experiments" / f"{name}.py").read_text().split("Answer: ")[1].split('"""')[0]
+    known = [float(number) for number in re.findall(r"\d+\.\d+", told)]
+    for number in re.findall(r"\d+\.\d\d+", answer):
+        digits = len(number.split(".")[1])
+        assert any(round(value, digits) == float(number) for value in known), number
