@@ -3,10 +3,10 @@
 Question: BatchNorm, Dropout 0.2 and L2 0.001 are all in the tutorial's network. All eight ways to leave some of them
 out, ten seeds each, 20 epochs: which of them matters, and does one make another superfluous?
 
-    python -m mnist_flax.sweep experiments/regularization.py --workdir sweeps/regularization  # 40 minutes on 2 cores
+    python -m mnist_flax.sweep experiments/regularization.py --workdir sweeps/regularization  # 40 minutes
 
-Answer: dropout buys 0.22 points of validation accuracy, BatchNorm nothing that 20 epochs show, and the L2 term costs 0.25.
-No interaction is distinguishable from zero at this size. Best: BatchNorm and dropout without L2, 98.36 % on test.
+Answer: dropout buys 0.22 points of validation accuracy, BatchNorm nothing that 20 epochs show, and the L2 term costs
+0.25. No interaction is distinguishable from zero. Best: BatchNorm and dropout without L2, 98.36 % on test.
 """
 
 from collections.abc import Iterator

@@ -73,7 +73,7 @@ def sweep_drawings(rows: list[Row], searched: bool, importances: Mapping[str, fl
 
 
 def _curves(selection: list[Summary], levels: Levels, rows: list[Row]) -> "Figure | None":
-    """Validation accuracy by epoch of the best, or of each method's best, with 95 % bands; nothing of a single epoch."""
+    """Validation accuracy by epoch of the best, or each method's best, with 95 % bands; nothing of a single epoch."""
     groups, known = members(rows), [s for s in selection if s.n]
     of_methods = list({s.method: s for s in reversed(known)}.values())[::-1]
     best = (of_methods if len(of_methods) > 1 else known)[: len(COLORS)]
