@@ -39,6 +39,18 @@ def open_figure(title: str, width: float, height: float) -> "tuple[Figure, Axes]
     return figure, axes
 
 
+def open_grid(
+    title: str, rows: int, columns: int, width: float, height: float, heights: Sequence[float] | None = None
+) -> "tuple[Figure, np.ndarray]":
+    """Open one, in inches, with a flat array of axes; of more than two, all without ticks: they are pictures."""
+    figure, axis = open_figure(title, width, height)
+    axis.remove()
+    axes = figure.subplots(rows, columns, height_ratios=heights).ravel()
+    for each in axes if len(axes) > 2 else ():
+        each.set_axis_off()
+    return figure, axes
+
+
 def save(figure: "Figure", path: Path) -> Path:
     """Write a PNG by one rename."""
     scratch = scratch_of(path)

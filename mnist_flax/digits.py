@@ -86,6 +86,8 @@ def as_mnist(grey: np.ndarray) -> np.ndarray:
 
 def _grey(picture: Image.Image) -> np.ndarray:
     """Luminance, uint8 [H, W]; what is transparent takes the ground on which the rest stands out."""
+    if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip
+        return (np.asarray(picture) // 257).astype(np.uint8)
     if "A" not in picture.getbands() and "transparency" not in picture.info:
         return np.asarray(picture.convert("L"))
     layers = picture.convert("LA")

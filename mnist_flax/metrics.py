@@ -55,6 +55,12 @@ def summary(totals: Totals) -> dict[str, Any]:
     }
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities float64 [N, C] of logits [N, C]."""
+    scores = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return scores / scores.sum(axis=1, keepdims=True)
+
+
 def report(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict[str, Any]:
     """All that an evaluation tells, from every example.
 
