@@ -3,7 +3,10 @@
 Question: the tutorial takes Adam's 0.001, L2 0.001 and dropout 0.2. What does a search over all of them find for its
 four epochs, and which of them matters?
 
-    python -m mnist_flax.sweep experiments/learning_rate.py --workdir sweeps/learning_rate
+    python -m mnist_flax.sweep experiments/learning_rate.py --workdir sweeps/learning_rate  # 11 minutes
+
+Answer: 98.35 % on test, with hardly any L2, dropout 0.10, label smoothing 0.07 and twice the step size. The learning
+rate matters most by far, and anything from 0.0008 to 0.002 will do.
 """
 
 import optuna
