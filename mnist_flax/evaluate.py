@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Args:
-    """Evaluate a run on every example of a split; prints a report and writes it to evaluation.json."""
+    """Evaluate a run on every example of a split; prints a report, writes it to evaluation.json, and draws figures."""
 
     workdir: Path
     """Directory of the run."""
@@ -30,6 +30,8 @@ class Args:
     """The checkpoint: latest, best (by accuracy on the run's evaluation split) or a step."""
     split: str | None = None
     """TFDS split. Default: the run's evaluation split."""
+    figures: bool = True
+    """Draw the confusion matrix, the worst mistakes, reliability and the first layer's weights."""
     data_dir: Path | None = None
     """Where prepared datasets live. Default: where the run found them, or else our own directory."""
     traceback: bool = False  # read from sys.argv by `console.main`, since parsing itself may fail
@@ -84,7 +86,12 @@ def run(args: Args, signals: console.StopSignals) -> None:
     report = about | metrics.report(logits, split.labels)
     _print(report, facts["class_names"])
     writer.write_text(path / "evaluation.json", json.dumps(report | {"class_names": facts["class_names"]}) + "\n")
-    console.say(f"written to {path / 'evaluation.json'}")
+    if args.figures:
+        from mnist_flax.run_figures import evaluation_figures
+
+        kernel = np.asarray(variables["params"]["dense_1"]["kernel"])
+        evaluation_figures(path / "figures", split.images, split.labels, logits, kernel, facts["class_names"])
+    console.say(f"written to {path / 'evaluation.json'}" + (f" and {path / 'figures'}" if args.figures else ""))
 
 
 def _load(path: Path, step: str | int) -> "tuple[int, MLP, dict[str, Any]]":

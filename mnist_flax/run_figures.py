@@ -136,13 +136,17 @@ def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> "Figu
 
 def weights(kernel: np.ndarray, shape: tuple[int, ...]) -> "Figure":
     """The incoming weights of the 64 first-layer units with the largest norm, each as an image on one scale."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
     largest = np.argsort(-np.linalg.norm(kernel, axis=0), kind="stable")[:64]
     limit = float(np.percentile(np.abs(kernel[:, largest]), 99.5))
     figure, axes = open_grid(f"Weights of {len(largest)} of {kernel.shape[1]} first-layer units", 8, 8, 6.4, 6.9)
     for axis, unit in zip(axes, largest, strict=False):
         image = kernel[:, unit].reshape(shape).mean(axis=-1)  # over the channels
-        drawn = axis.imshow(image, cmap="PuOr", vmin=-limit, vmax=limit)
-    figure.colorbar(drawn, ax=axes.tolist(), shrink=0.5, location="bottom", label="weight", aspect=40)
+        axis.imshow(image, cmap="PuOr", vmin=-limit, vmax=limit)
+    scale = ScalarMappable(Normalize(-limit, limit), "PuOr")
+    figure.colorbar(scale, ax=axes.tolist(), shrink=0.5, location="bottom", label="weight", aspect=40)
     return figure
 
 

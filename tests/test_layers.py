@@ -14,11 +14,11 @@ LAYERS = {
     "console": 0, "overrides": 0, "storage": 0, "digits": 0,
     "state": 1, "splits": 1, "sweepdir": 1, "ledger": 1, "record": 1, "report": 1,
     "steps": 2, "data": 2, "experiment": 2, "workdir": 2, "canvas": 2,
-    "stages": 3, "experiment_file": 3, "fit": 3, "evaluate": 3, "search_figures": 3,
-    "log": 4, "figures": 4,
+    "stages": 3, "experiment_file": 3, "fit": 3, "evaluate": 4, "search_figures": 3,
+    "log": 4, "figures": 4, "run_figures": 3,
     "train": 5, "population": 4, "members": 5,
     "board": 6,
-    "worker": 7, "predict": 4,
+    "worker": 7, "predict": 5,
     "sweep": 8,
 }  # fmt: skip
 
@@ -60,7 +60,7 @@ def fastest(code: list[str], tries: int = 3) -> float:
     return min(times)
 
 
-@pytest.mark.parametrize("module", ["train", "evaluate"])
+@pytest.mark.parametrize("module", ["train", "evaluate", "predict", "sweep"])
 def test_help_is_fast(module: str) -> None:
     assert fastest(["-m", f"mnist_flax.{module}", "--help"]) < 0.5
 

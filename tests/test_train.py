@@ -116,9 +116,11 @@ def test_evaluate_from_any_directory(command: Command, finished: Path, tmp_path:
     assert report["cross_entropy"] == pytest.approx(last["cross_entropy"], rel=1e-5)
     assert np.sum(report["confusion_matrix"]) == 203
     assert f"{report['correct']} of 203 correct" in result.stdout
+    figures = {f"{name}.png" for name in ("confusion", "mistakes", "reliability", "weights")}
+    assert {entry.name for entry in (path / "figures").iterdir()} == figures
     assert max(map(len, result.stdout.splitlines()[:-1])) <= 130
 
-    result = command("evaluate", "--workdir", path, "--split", "train[:50]", "--step", "13")
+    result = command("evaluate", "--workdir", path, "--split", "train[:50]", "--step", "13", "--no-figures")
     report = json.loads((path / "evaluation.json").read_text())
     assert (result.returncode, report["step"], report["examples"]) == (0, 13, 50)
 
@@ -165,8 +167,8 @@ def test_eight_devices_train_and_one_evaluates(command: Command, tmp_path: Path)
     flag = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     result = command("train", "--workdir", tmp_path / "exp", *TINY_FLAGS, env=flag)
     assert result.returncode == 0 and "on 8 cpu devices" in result.stdout
-    result = command("evaluate", "--workdir", tmp_path / "exp")
-    assert result.returncode == 0
+    result = command("evaluate", "--workdir", tmp_path / "exp", "--no-figures")
+    assert result.returncode == 0 and not (tmp_path / "exp" / "figures").exists()
     report = json.loads((tmp_path / "exp" / "evaluation.json").read_text())
     assert report["accuracy"] == lines_of(tmp_path / "exp")[-1]["accuracy"]
 
