@@ -10,18 +10,33 @@ from conftest import TINY, Tiny
 from jax.sharding import Mesh
 
 from mnist_flax import data, fit, members, parallel, population, record, workdir
-from mnist_flax.config import Hyperparams
+from mnist_flax.config import Config, Hyperparams
 from mnist_flax.state import as_arrays
 
 MEMBERS = [{}, {"learning_rate": 1e-2, "seed": 1}, {"dropout_rate": 0.5}, {"l2": 0.1, "seed": 2}]
 
 
+@pytest.fixture(scope="module")
+def order() -> list[np.ndarray]:
+    """Each member's own order of 200 examples: 13 batches, the last one short."""
+    return [data.epoch_batches(200, 16, seed=member.get("seed", 0), epoch=0) for member in MEMBERS]
+
+
+@pytest.fixture(scope="module")
+def lone(tiny: Tiny, small: data.Split, order: list[np.ndarray]) -> list[tuple]:
+    """Each member alone: its state and metrics after an epoch."""
+    init, each = jax.jit(tiny.init), [tiny.hparams(**member) for member in MEMBERS]
+    run = partial(fit.train_steps, model=tiny.model, make_tx=tiny.make_tx)
+    return [run(init(h), h, tuple(small), batches) for h, batches in zip(each, order, strict=True)]
+
+
 @pytest.mark.parametrize(("devices", "at_once"), [(4, None), (2, 2)])
-def test_every_member_equals_its_lone_run(devices: int, at_once: int | None, tiny: Tiny, small: data.Split) -> None:
+def test_every_member_equals_its_lone_run(
+    devices: int, at_once: int | None, tiny: Tiny, small: data.Split, order: list[np.ndarray], lone: list[tuple]
+) -> None:
     mesh = Mesh(np.asarray(jax.devices()[:devices]), ("member",))
     own = partial(parallel.shard_members, mesh=mesh)
     each = [tiny.hparams(**member) for member in MEMBERS]
-    order = [data.epoch_batches(200, 16, seed=int(h.seed), epoch=0) for h in each]  # the 13th is short
     program = {"model": tiny.model, "make_tx": tiny.make_tx}
     hparams = own(jax.tree.map(lambda *leaves: np.stack(leaves), *each))
     states = population.init_members(hparams, **program, image_shape=(28, 28, 1), mesh=mesh)
@@ -34,13 +49,13 @@ def test_every_member_equals_its_lone_run(devices: int, at_once: int | None, tin
     )
     assert len(states.step.sharding.device_set) == devices
     for index, h in enumerate(each):
-        state, lone = fit.train_steps(tiny.init(h), h, tuple(small), order[index], **program)
+        state, alone = lone[index]
         # Of the same state: running statistics lag behind a bias that drifts by rounding (see `test_steps`).
         own_state = jax.tree.map(lambda leaf, index=index: np.asarray(leaf[index]), states)
         score = fit.eval_steps(own_state, h, tuple(small), order[0], model=tiny.model)
-        np.testing.assert_allclose(metrics.cross_entropy[index], lone.cross_entropy, rtol=1e-4)
-        np.testing.assert_allclose(metrics.l2_penalty[index], lone.l2_penalty, rtol=1e-4)
-        np.testing.assert_array_equal(metrics.examples[index], lone.examples)
+        np.testing.assert_allclose(metrics.cross_entropy[index], alone.cross_entropy, rtol=1e-4)
+        np.testing.assert_allclose(metrics.l2_penalty[index], alone.l2_penalty, rtol=1e-4)
+        np.testing.assert_array_equal(metrics.examples[index], alone.examples)
         np.testing.assert_allclose(scores.cross_entropy[index], score.cross_entropy, rtol=1e-5)
         for layer in ("dense_1", "dense_2", "dense_3"):
             kernels = states.params[layer]["kernel"][index], state.params[layer]["kernel"]
@@ -50,9 +65,10 @@ def test_every_member_equals_its_lone_run(devices: int, at_once: int | None, tin
 def members_in(path: Path, dataset: data.Dataset, hparams: list[Hyperparams]) -> list[members.Member]:
     opened = []
     for index, h in enumerate(hparams):
-        config = TINY.__class__(
-            **{**vars(TINY), "hparams": h, "train_split": "train[:200]", "eval_split": "test[:203]"}
-        )
+        config = Config(
+            hparams=h, widths=(16, 16), batch_size=20, epochs=2, steps_per_call=5,
+            train_split="train[:200]", eval_split="test[:203]",
+        )  # fmt: skip
         facts = data.facts(dataset, config.train_split, config.eval_split, path)
         (path / f"{index}").mkdir(parents=True, exist_ok=True)
         opened.append(members.open_member(path / f"{index}", record.Run(config, facts, {}), pytest.fail))
@@ -71,7 +87,7 @@ def test_a_member_that_diverges_stops_no_other(tmp_path: Path, dataset: data.Dat
     for second in (diverging, Hyperparams(seed=5)):
         runs = members_in(tmp_path / f"{second.seed}", dataset, [Hyperparams(), second, Hyperparams(seed=2)])
         events = list(members.train(runs, *splits))
-        assert events[-1].step == runs[0].total_steps == 26
+        assert events[-1].step == runs[0].total_steps == 20
         histories.append([untimed(runs[0]), untimed(runs[2])])
         if second is diverging:
             members.save(runs, runs, events[-1])
@@ -86,13 +102,13 @@ def test_members_go_on_from_their_checkpoints(tmp_path: Path, dataset: data.Data
     all_three = [Hyperparams(), Hyperparams(seed=1, dropout_rate=0.4), Hyperparams(seed=2)]
     runs = members_in(tmp_path, dataset, all_three)
     for event in members.train(runs, *splits):
-        if event.step == 6:  # in the middle of the first epoch
+        if event.step == 5:  # in the middle of the first epoch
             members.save(runs, runs, event)
     straight = [untimed(member) for member in runs]
     again = members_in(tmp_path, dataset, all_three)
-    assert [member.start for member in again] == [6, 6, 6]
+    assert [member.start for member in again] == [5, 5, 5]
     *_, last = members.train(again, *splits)
-    assert last.step == 26
+    assert last.step == 20
     assert [untimed(member) for member in again] == straight
 
 
@@ -101,7 +117,7 @@ def test_size_follows_memory(dataset: data.Dataset, monkeypatch: pytest.MonkeyPa
     many = members.largest(TINY, dataset)
     monkeypatch.setattr(parallel, "memory", lambda: 2 * 10**9)
     assert 2 * many <= members.largest(TINY, dataset) <= 2 * many + 1
-    state = jax.tree.leaves(Tiny(TINY).init(as_arrays(Hyperparams())))
-    assert 1 < 10**9 / 2 / many / sum(leaf.nbytes for leaf in state) < 10
+    state = jax.tree.leaves(jax.eval_shape(Tiny(TINY).init, as_arrays(Hyperparams())))
+    assert 1 < 10**9 / 2 / many / sum(leaf.size * leaf.dtype.itemsize for leaf in state) < 10
     monkeypatch.setattr(parallel, "memory", lambda: 1)
     assert members.largest(TINY, dataset) == 1

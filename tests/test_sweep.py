@@ -25,16 +25,15 @@ BASE = Config(
     widths=(16, 16), batch_size=16, epochs=EPOCHS, steps_per_call=13,
     train_split="train[:200]", eval_split="train[200:400]",
 )
-FINAL = {"train_split": "train[:400]", "eval_split": "test[:203]"}
-FINAL_SEEDS = 2
+FINAL = {"train_split": "train[400:600]", "eval_split": "test[:200]"}
+FINAL_SEEDS = 4
 
 
 def sweep():
-    for batch_norm_layers in ((), (2,)):
-        for learning_rate in (1e-3, 1e-2):
+    for batch_norm_layers, learning_rates in ((), (1e-3, 1e-2)), ((2,), (1e-3, 1e30)):
+        for learning_rate in learning_rates:
             for seed in range(2):
                 yield {"batch_norm_layers": batch_norm_layers, "learning_rate": learning_rate, "seed": seed}
-    yield {"learning_rate": 1e30, "seed": 7}
 """
 SEARCH = (
     STUDY[: STUDY.index("FINAL")]
@@ -82,28 +81,27 @@ def finished_sweep(command: Command, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_results(finished_sweep: Path) -> None:
     rows = rows_of(finished_sweep)
-    assert [row["stage"] for row in rows] == ["selection"] * 9 + ["final"] * 2
+    assert [row["stage"] for row in rows] == ["selection"] * 8 + ["final"] * 4
     diverged = [row for row in rows if row["diverged_at"]]
-    assert [row["overrides"]["learning_rate"] for row in diverged] == [1e30]
+    assert [row["overrides"]["learning_rate"] for row in diverged] == [1e30] * 2
     for row in rows:
         assert len(row["history"]) == (0 if row in diverged else 4)
         assert row["value"] == (None if row in diverged else row["history"][-1]["accuracy"])
         assert row["versions"]["jax"] and row["seconds"] >= 0
-        examples = row["history"][-1]["examples"] if row["history"] else 0
-        assert examples == {"selection": 0 if row in diverged else 200, "final": 203}[row["stage"]]
+        assert all(line["examples"] == 200 for line in row["history"])
     groups = {}
-    for row in rows[:9]:
+    for row in rows[:8]:
         groups.setdefault(json.dumps(row["overrides"] | {"seed": 0}), []).append(row["value"])
     best = max((g for g in groups if None not in groups[g]), key=lambda g: np.mean(groups[g]))
-    for row in rows[9:]:
+    for row in rows[8:]:
         assert row["overrides"] | {"seed": 0} == json.loads(best) and row["overrides"]["seed"] >= 1000
     table = list(csv.DictReader((finished_sweep / "summary.csv").read_text().splitlines()))
-    assert len(table) == 6 and "tiny" not in (finished_sweep / "summary.md").read_text()
+    assert len(table) == 5 and "tiny" not in (finished_sweep / "summary.md").read_text()
     assert {path.name for path in (finished_sweep / "figures").iterdir()} == {"curves.png", "heatmap.png", "final.png"}
 
 
 def test_members_are_ordinary_runs(finished_sweep: Path, command: Command, tmp_path: Path) -> None:
-    best = max(rows_of(finished_sweep)[:9], key=lambda row: row["value"] or 0)
+    best = max(rows_of(finished_sweep)[:8], key=lambda row: row["value"] or 0)
     kept = sorted(path.name for path in (finished_sweep / "members").iterdir())
     assert len(kept) == 3 and best["workdir"].split("/")[1] in kept  # the three best
     path = finished_sweep / best["workdir"]
@@ -155,8 +153,11 @@ def test_two_workers_one_killed(tmp_path: Path) -> None:
     trials = optuna.load_study(study_name=name, storage=storage).trials
     done = [trial.user_attrs["member"] for trial in trials if trial.state.name == "COMPLETE"]
     assert len(done) == len(set(done)) == 6
-    failed = [trial.user_attrs["worker"].split()[-1] for trial in trials if trial.state.name == "FAIL"]
-    assert set(failed) == {str(first.pid)}
+    failed = [trial for trial in trials if trial.state.name == "FAIL"]
+    of_the_killed = [trial for trial in failed if trial.user_attrs["worker"].endswith(f" {first.pid}")]
+    assert of_the_killed
+    # Both may have made a member wait; whoever came second let it be.
+    assert not [trial for trial in failed if trial not in of_the_killed and trial.intermediate_values]
     rows = rows_of(tmp_path / "sweep")
     assert [row["overrides"] for row in rows] == [{"seed": seed} for seed in range(6)]
     assert [len(row["history"]) for row in rows] == [80] * 6
@@ -174,13 +175,11 @@ def test_a_stopped_sweep_goes_on_where_it_was(tmp_path: Path, command: Command) 
     steps = {path.name: checkpoint.steps(path / "checkpoints")[-1] for path in (tmp_path / "sweep/members").iterdir()}
     assert len(set(steps.values())) == 1 and 5 * 13 <= steps["0000"] < 60 * 13
     sampled = (tmp_path / "sweep" / "optuna.journal").read_text()
-    result = command("sweep", study, "--workdir", tmp_path / "sweep", "--population", "4", "--no-figures")
+    # With more trials than before: the new ones come behind those that were running.
+    more = ["--population", "4", "--trials", "8", "--no-figures"]
+    result = command("sweep", study, "--workdir", tmp_path / "sweep", *more)
     assert result.returncode == 0, result.stderr
-    assert "epoch 1 of 60" not in result.stdout
+    assert "epoch 1 of 60" not in result.stdout.split("selection: 4 of 8 done")[0]
     rows = rows_of(tmp_path / "sweep")
-    assert [len(row["history"]) for row in rows] == [120] * 4
-    assert all(repr(row["overrides"]["learning_rate"]) in sampled for row in rows[:4])
-
-    more = command("sweep", study, "--workdir", tmp_path / "sweep", "--trials", "5", "--no-figures")
-    assert more.returncode == 0, more.stderr
-    assert rows_of(tmp_path / "sweep")[:4] == rows[:4] and len(rows_of(tmp_path / "sweep")) == 5
+    assert [len(row["history"]) for row in rows] == [120] * 8
+    assert [repr(row["overrides"]["learning_rate"]) in sampled for row in rows] == [True] * 4 + [False] * 4
