@@ -78,7 +78,7 @@ def table(rows: list[dict]) -> str:
     ]
     for program, found in by_program.items():
         wall, alone = (statistics.median(row[name] for row in found) for name in ("wall", "pure"))
-        lines.append(f"| {program} | {len(found)} | {wall:.1f} s | {alone:.1f} s | {found[0]['score']:.3%} |")
+        lines.append(f"| {program} | {len(found)} | {wall:.1f} s | {alone:.1f} s | {100 * found[0]['score']:.3f} % |")
     first, second = by_program.values()
     for name, words in (("wall", "wall time"), ("pure", "epochs 2 to 4")):
         ratios = ", ".join(f"{b[name] / a[name]:.2f}" for a, b in zip(first, second, strict=True))

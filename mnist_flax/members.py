@@ -62,14 +62,15 @@ def largest(config: Config, dataset: data.Dataset) -> int:
     """How many members fit into half of the memory.
 
     A member takes its state (weights and Adam's two moments) about three times: as it is, as it is updated, and on the
-    way to a checkpoint; and the activations of a batch.
+    way to a checkpoint; and the activations of a batch. Each device holds the data.
     """
     model, make_tx = make_model(config, len(dataset.class_names)), make_optimizer(config, 1)
     init = functools.partial(init_state, model=model, make_tx=make_tx, image_shape=dataset.image_shape)
     state = jax.eval_shape(init, as_arrays(config.hparams))
     size = 3 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     size += 16 * config.batch_size * (sum(config.widths) + int(np.prod(dataset.image_shape)))
-    return max(1, parallel.memory() // 2 // size)
+    data_size = sum(dataset.read(split).images.nbytes for split in (config.train_split, config.eval_split))
+    return max(1, (parallel.memory() // 2 - parallel.device_count() * data_size) // size)
 
 
 def train(members: list[Member], train_split: data.Split, eval_split: data.Split) -> Iterator[fit.Event]:

@@ -113,11 +113,15 @@ def test_members_go_on_from_their_checkpoints(tmp_path: Path, dataset: data.Data
 
 
 def test_size_follows_memory(dataset: data.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "memory", lambda: 10**9)
-    many = members.largest(TINY, dataset)
-    monkeypatch.setattr(parallel, "memory", lambda: 2 * 10**9)
-    assert 2 * many <= members.largest(TINY, dataset) <= 2 * many + 1
+    fits = []
+    for gigabytes in (2, 3, 4):
+        monkeypatch.setattr(parallel, "memory", lambda gigabytes=gigabytes: gigabytes * 10**9)
+        fits.append(members.largest(TINY, dataset))
+    assert fits[1] - fits[0] == pytest.approx(fits[2] - fits[1], abs=1)
     state = jax.tree.leaves(jax.eval_shape(Tiny(TINY).init, as_arrays(Hyperparams())))
-    assert 1 < 10**9 / 2 / many / sum(leaf.size * leaf.dtype.itemsize for leaf in state) < 10
+    a_member = 10**9 / 2 / (fits[1] - fits[0])
+    assert 3 < a_member / sum(leaf.size * leaf.dtype.itemsize for leaf in state) < 15
+    data_size = 70_000 * 784 * 8  # on each of the eight devices
+    assert fits[0] == pytest.approx((10**9 - data_size) / a_member, rel=0.01)
     monkeypatch.setattr(parallel, "memory", lambda: 1)
     assert members.largest(TINY, dataset) == 1
