@@ -82,7 +82,7 @@ def table(rows: list[dict]) -> str:
     first, second = by_program.values()
     for name, words in (("wall", "wall time"), ("pure", "epochs 2 to 4")):
         ratios = ", ".join(f"{b[name] / a[name]:.2f}" for a, b in zip(first, second, strict=True))
-        lines += ["", f"Population to lone runs, {words}: {ratios}."]
+        lines += ["", f"The sweep's {words} divided by that of the {MEMBERS} commands, by round: {ratios}."]
     return "\n".join([*lines, "", told(about)]) + ".\n"
 
 

@@ -106,7 +106,7 @@ class Board:
 
 
 def _clock(seconds: float) -> str:
-    """Seconds in words of a glance."""
+    """A duration, rounded for reading at a glance."""
     minutes = round(max(seconds, 0) / 60)
     if minutes < 1:
         return f"{max(seconds, 0):.0f} s"

@@ -6,8 +6,9 @@ study.check_honest({"train": 60000, "test": 10000})
 
 import ast
 import contextlib
+import itertools
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,18 +51,26 @@ class Experiment:
 
     def final_config(self, overrides: Overrides) -> Config:
         """The config of a member of the final stage: `FINAL` on top."""
-        return override(self.config(overrides), self.final, fixed=frozenset({"dataset", "seed"}))
+        config = self.config(overrides)
+        if "seed" in self.final:
+            raise InputError("FINAL cannot set seed: its seeds are fresh ones, and FINAL_SEEDS says how many")
+        if both := sorted(self.final.keys() & overrides.keys()):
+            raise InputError(
+                f"FINAL cannot set {', '.join(both)}, in which members differ; leave it to sweep or search"
+            )
+        return override(config, self.final, fixed=frozenset({"dataset"}))
 
     def configs(self) -> list[Config]:
         """A config for each pair of splits that members of both stages use."""
         members = self.grid or ({},)
-        configs = [each(overrides) for each in (self.config, self.final_config) for overrides in members]
+        stages = (self.config, self.final_config) if self.final_seeds else (self.config,)
+        configs = [each(overrides) for each in stages for overrides in members]
         return list({(config.train_split, config.eval_split): config for config in configs}.values())
 
     def source(self) -> str:
         """What of the file must not change while a search is under way; a `sweep()` may grow."""
         functions = [node for node in ast.parse(self.path.read_text()).body if isinstance(node, ast.FunctionDef)]
-        return "".join(ast.dump(node) for node in functions if node.name == "search")
+        return "".join(ast.unparse(node) for node in functions if node.name == "search")
 
     def check_honest(self, examples: dict[str, int]) -> None:
         """Raise `InputError` where members would be selected, or tested, on examples that they had seen.
@@ -75,16 +84,16 @@ class Experiment:
                 text = f"eval_split={config.eval_split!r} shares examples with train_split={config.train_split!r}"
                 raise InputError(f"{self.path}: {text}; carve one from the other, {remedy}")
         test = self.final_config({}).eval_split
-        seen = {config.train_split for config in map(self.config, self.grid)} | {self.base.eval_split}
+        seen = {config.train_split for config in map(self.config, self.grid or ({},))} | {self.base.eval_split}
         for split in sorted(seen) if self.final_seeds else ():
             if splits.overlap(split, test, examples):
                 text = f"split={split!r} of the selection shares examples with the test's, {test!r}"
                 raise InputError(f"{self.path}: {text}; select on a validation split, {remedy}")
 
-    def fresh_seeds(self, used: Iterable[int]) -> range:
+    def fresh_seeds(self, used: Collection[int]) -> list[int]:
         """The seeds of the final stage: none of those `used` before."""
-        first = max([_FIRST_FINAL_SEED, *(seed + 1 for seed in used)])
-        return range(first, first + self.final_seeds)
+        unused = (seed for seed in itertools.count(_FIRST_FINAL_SEED) if seed not in used)
+        return list(itertools.islice(unused, self.final_seeds))
 
 
 def sample(experiment: Experiment, trial: "optuna.Trial") -> Overrides:
@@ -122,7 +131,7 @@ def located(path: Path) -> Iterator[None]:
     try:
         yield
     except SyntaxError as error:
-        raise InputError(f"{path}:{error.lineno}: {error.msg}") from error
+        raise InputError(f"{error.filename or path}:{error.lineno}: {error.msg}") from error
     except (Exception, SystemExit) as error:
         if isinstance(error, InputError) and str(error).startswith(str(path)):
             raise

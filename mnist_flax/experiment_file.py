@@ -51,7 +51,7 @@ def load(path: Path, trials: int | None = None) -> Experiment:
     found = [name for name in ("sweep", "search") if callable(names.get(name))]
     if len(found) != 1:
         raise InputError(f"{path} must define one of sweep() and search(trial); it has {' and '.join(found) or 'none'}")
-    grid = _grid(path, base, names["sweep"]) if "sweep" in names else ()
+    grid = _grid(path, base, names["sweep"]) if found == ["sweep"] else ()
     if grid and trials:
         raise InputError(f"trials={trials} is for a search; {path} lists its {len(grid)} members in sweep()")
     experiment = Experiment(
@@ -59,7 +59,7 @@ def load(path: Path, trials: int | None = None) -> Experiment:
         question=(names["__doc__"] or path.stem).strip().split("\n")[0],
         base=base,
         grid=grid,
-        search=names.get("search"),
+        search=names["search"] if found == ["search"] else None,
         trials=len(grid) or trials or _whole(path, names, "TRIALS", 1),
         final=names.get("FINAL", {"train_split": "train", "eval_split": "test"}),
         final_seeds=_whole(path, names, "FINAL_SEEDS", 0) if "FINAL_SEEDS" in names else 10,

@@ -5,9 +5,9 @@
         for trial in ledger.ask(16):  # claimed: nobody else gets them
             ledger.tell(trial, values=[0.93, 0.96], value=0.96, note={"seconds": 12.3})
 
-A member is known by its key. The trials of one that failed, or whose worker died, are followed by another; at most one
-is alive: the lowest number that has not failed. Since Optuna's numbers are in one order for all, every process comes to
-the same answer, and no lock is needed.
+A member is known by its key. If its trial fails or its worker dies, another trial follows; of those that have not
+failed, only the one with the lowest number counts. Since Optuna's numbers are in one order for all, every process comes
+to the same answer, and no lock is needed.
 """
 
 import contextlib
@@ -90,8 +90,6 @@ class Ledger:
     def ask(self, most: int) -> list[optuna.Trial]:
         """Claim up to `most` waiting members."""
         claimed: list[optuna.Trial] = []
-        # Two processes never sample alike, and one alone can be repeated.
-        self.study.sampler = optuna.samplers.TPESampler(seed=len(self.finished()))
         while len(claimed) < most and self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             trial = self.study.ask()
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # it was taken for a dead worker's
@@ -102,6 +100,8 @@ class Ledger:
                     continue
             # Two processes have made it wait at once; or the last one was taken meanwhile, so Optuna made a new one.
             self._fail(trial.number)
+        if claimed:  # a number that no other process has, and the same one when one process alone repeats it
+            self.study.sampler = optuna.samplers.TPESampler(seed=claimed[0].number)
         return claimed
 
     def report(self, trial: optuna.Trial, values: list[float]) -> None:

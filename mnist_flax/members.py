@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from mnist_flax import checkpoint, data, fit, parallel, population, record, workdir, writer
-from mnist_flax.config import Config
+from mnist_flax.config import Config, RunError
 from mnist_flax.log import account, new_info
 from mnist_flax.model import MLP
 from mnist_flax.state import MakeTx, as_arrays, init_state, make_model, make_optimizer
@@ -47,14 +47,19 @@ def open_member(path: Path, recorded: record.Run, warn: Callable[[str], None]) -
     directory = workdir.checkpoints(path)
     checkpoint.clean(directory)
     model, make_tx, image_shape = _program(recorded)
+    new = Member(path, recorded, new_info(recorded), 0, None, make_tx.total_steps)
     if not checkpoint.steps(directory):
-        return Member(path, recorded, new_info(recorded), 0, None, make_tx.total_steps)
+        return new
     identity = record.identity_of(recorded)
     init = functools.partial(init_state, model=model, make_tx=make_tx, image_shape=image_shape)
     like = jax.eval_shape(init, as_arrays(recorded.config.hparams))
-    start, state, info = checkpoint.restore(
-        directory, "latest", identity=identity, like=like, warn=warn, set_aside=True
-    )
+    try:
+        start, state, info = checkpoint.restore(
+            directory, "latest", identity=identity, like=like, warn=warn, set_aside=True
+        )
+    except RunError as error:  # a sweep can make it again
+        warn(f"{error}; this member starts afresh")
+        return new
     return Member(path, recorded, info, start, state, make_tx.total_steps)
 
 
@@ -76,8 +81,8 @@ def largest(config: Config, dataset: data.Dataset) -> int:
 def train(members: list[Member], train_split: data.Split, eval_split: data.Split) -> Iterator[fit.Event]:
     """Train members of one static config and one start to the end; an event a call, as `fit` gives them.
 
-    Their `info` and `diverged_at` are kept up to date. They are saved behind an epoch when a minute has passed since;
-    after the last event, and when stopping before it, saving is the caller's affair.
+    Their `info` and `diverged_at` are kept up to date. They are saved at the end of an epoch if a minute has passed
+    since the last save; after the last event, or when stopping earlier, the caller saves.
     """
     recorded, start = members[0].recorded, members[0].start
     config = recorded.config

@@ -37,7 +37,7 @@ def init_members(
 @functools.partial(jax.jit, static_argnames=("model", "make_tx", "mesh", "at_once"), donate_argnames=("state",))
 def train_members(
     state: TrainState, hparams: Hyperparams, split: tuple[Array, Array], indices: Array, *,
-    model: MLP, make_tx: MakeTx, mesh: Mesh, at_once: int | None = None,
+    model: MLP, make_tx: MakeTx, mesh: Mesh, at_once: int | None,
 ) -> tuple[TrainState, Metrics]:  # fmt: skip
     """K updates of every member.
 
@@ -65,7 +65,7 @@ def train_members(
 @functools.partial(jax.jit, static_argnames=("model", "mesh", "at_once"))
 def eval_members(
     state: TrainState, hparams: Hyperparams, split: tuple[Array, Array], indices: Array, *,
-    model: MLP, mesh: Mesh, at_once: int | None = None,
+    model: MLP, mesh: Mesh, at_once: int | None,
 ) -> Metrics:  # fmt: skip
     """Every example of int32 [K, B] `indices` once for every member; the metrics' leaves are [P, K]."""
 

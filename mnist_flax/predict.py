@@ -15,6 +15,7 @@ import tyro
 
 from mnist_flax import console
 from mnist_flax.config import InputError
+from mnist_flax.metrics import softmax
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,7 @@ def run(args: Args, signals: console.StopSignals) -> None:
 
 
 def _answer(file: str, logits: np.ndarray, names: list[str], as_json: bool) -> None:
-    scores = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = scores / scores.sum()
+    probabilities = softmax(logits[None])[0]
     first, second = np.argsort(-probabilities, kind="stable")[:2]
     if not as_json:
         console.say(

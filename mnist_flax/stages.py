@@ -1,8 +1,8 @@
 """The two parts of a sweep: a selection on validation data, and the test of what was chosen, over fresh seeds.
 
 sweep = Sweep(study, path, selecting, testing)
-work(sweep.selection(), selecting, ...)
-work(sweep.final(), testing, ...)  # nothing is left to choose here
+Worker(sweep.selection(), selecting, ...).work(size, report)
+Worker(sweep.final(), testing, ...).work(size, report)  # nothing is left to choose here
 """
 
 from collections.abc import Callable
@@ -60,7 +60,8 @@ class Sweep:
         """All members of the study, those of one program next to each other."""
         study, path = self.study, self.path / "members"
         if study.search:
-            members = {f"{number}": {} for number in range(study.trials)}
+            number = max(study.trials, len(self.selecting.members()))  # what was asked for once stays
+            members = {f"{index}": {} for index in range(number)}
             return Stage("selection", path, members, lambda trial: sample(study, trial), study.config)
         programs: dict[Config, dict[str, dict[str, Any]]] = {}
         for overrides in study.grid:
@@ -71,9 +72,9 @@ class Sweep:
 
     def final(self) -> Stage:
         """Every chosen configuration with every fresh seed; to be asked for when the selection is done."""
-        rows = self._rows(self.selection(), self.selecting)
+        rows = self._selected()
         chosen = choose(rows) if self.study.final_seeds else {}
-        seeds = self.study.fresh_seeds(row["overrides"].get("seed", 0) for row in rows)
+        seeds = self.study.fresh_seeds({self.study.config(row["overrides"]).hparams.seed for row in rows})
         planned = [each | {"seed": seed} for each in chosen.values() for seed in seeds]
         members = {key_of(overrides): {"overrides": overrides} for overrides in planned}
         return Stage("final", self.path / "final", members, _as_planned, self.study.final_config)
@@ -95,20 +96,28 @@ class Sweep:
         return len(final.members) - len(final.finished(self.testing))
 
     def rows(self) -> list[dict[str, Any]]:
-        """A result for each finished member, in JSON values, as `results.jsonl` holds them."""
-        return self._rows(self.selection(), self.selecting) + self._rows(self.final(), self.testing)
+        """A result for each finished member, in JSON values, as `results.jsonl` holds them.
 
-    def _rows(self, stage: Stage, ledger: "Ledger") -> list[dict[str, Any]]:
+        Whatever has been tested is among them, also what was chosen before a search had more trials.
+        """
+        tested = self._rows("final", list(self.testing.finished().values()), self.testing)
+        return self._selected() + tested
+
+    def _selected(self) -> list[dict[str, Any]]:
+        stage = self.selection()
+        return self._rows(stage.name, stage.finished(self.selecting), self.selecting)
+
+    def _rows(self, name: str, trials: "list[FrozenTrial]", ledger: "Ledger") -> list[dict[str, Any]]:
         fields = ("overrides", "diverged_at", "history", "seconds", "workdir", "versions", "commit")
         return [
             {
-                "stage": stage.name,
+                "stage": name,
                 "member": number,
                 "method": self.study.method(trial.user_attrs["overrides"]),
                 "value": ledger.objective(trial),
-                **{name: trial.user_attrs[name] for name in fields},
+                **{field: trial.user_attrs[field] for field in fields},
             }
-            for number, trial in enumerate(stage.finished(ledger))
+            for number, trial in enumerate(trials)
         ]
 
 

@@ -15,6 +15,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from mnist_flax.config import InputError
+from mnist_flax.sweepdir import without_password
 
 T = TypeVar("T")
 
@@ -53,15 +54,15 @@ def open_database(url: str) -> optuna.storages.BaseStorage:
     except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(
-            f"storage={url!r} cannot be used ({reason}); give a database such as sqlite:///x.db"
+            f"storage={without_password(url)!r} cannot be used ({reason}); give a database such as sqlite:///x.db"
         ) from error
 
 
-def patiently(connect: Callable[[], T], tries: int = 5) -> T:
+def patiently(connect: Callable[[], T]) -> T:
     """Try again where another process is making the same tables."""
-    for left in range(tries - 1, 0, -1):
+    for attempt in range(5):
         try:
             return connect()
         except (IntegrityError, OperationalError):
-            time.sleep(0.1 * (tries - left))
+            time.sleep(0.1 * attempt)
     return connect()

@@ -18,7 +18,7 @@ import tyro
 
 from mnist_flax import console, data, experiment, experiment_file, overrides, report, splits, stages, sweepdir
 from mnist_flax.board import Board
-from mnist_flax.config import InputError, RunError, to_json
+from mnist_flax.config import Config, InputError, RunError, to_json
 
 _SAID = {"selection": "validation", "final": "test"}
 
@@ -42,7 +42,8 @@ class Args:
     """Be one of the --workers, instead of starting them."""
     storage: str | None = None
     """Database (SQLAlchemy URL) for the ledger, where hosts share no file system; each then keeps the checkpoints of
-    the members that it has trained. Default: a journal in the workdir."""
+    the members that it has trained, and in one database the same experiment is one sweep, whatever the workdir.
+    Default: a journal in the workdir."""
     figures: bool = True
     """Draw figures of the results."""
     data_dir: Path | None = None
@@ -102,15 +103,17 @@ def _work(args: Args, sweep: stages.Sweep, dataset: data.Dataset, data_dir: Path
     if args.compilation_cache:
         parallel.use_compilation_cache(data.cache_dir() / "xla")
     parallel.use_cores_as_devices(args.workers)
-    configs = [sweep.study.config(overrides) for overrides in sweep.study.grid or ({},)]
-    fits = min(members.largest(config, dataset) for config in {stages.program_of(config) for config in configs})
+
+    def fits(config: Config) -> int:
+        return args.population or max(1, members.largest(config, dataset) // args.workers)
+
     with signals.deferred(), Board() as board:
         for ledger, next_stage in ((sweep.selecting, sweep.selection), (sweep.testing, sweep.final)):
             stage = next_stage()
             learns = sweep.study.search and ledger is sweep.selecting
             share = -(-len(stage.members) // (8 if learns else args.workers))
-            size = args.population or max(1, min(fits // args.workers, 16 * parallel.device_count(), share))
-            Worker(stage, ledger, dataset, data_dir, board, signals).work(size, lambda: _report(sweep))
+            size = args.population or min(16 * parallel.device_count(), share)
+            Worker(stage, ledger, dataset, data_dir, fits, board, signals).work(size, lambda: _report(sweep))
 
 
 def _supervise(args: Args, sweep: stages.Sweep, signals: console.StopSignals) -> None:
@@ -123,7 +126,7 @@ def _supervise(args: Args, sweep: stages.Sweep, signals: console.StopSignals) ->
             for log in logs:
                 with log.open("a") as file:
                     workers.append(subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True))
-            board.say(f"{args.workers} workers; what they say is in {logs[0]} and so on")
+            board.say(f"{args.workers} workers; their output is in {sweep.path}/worker-*.log")
             while None in [worker.poll() for worker in workers]:  # asks all: who is not asked stays a zombie
                 if signals.received:
                     raise console.Stopped(signals.received, f"what was running is saved in {sweep.path}")
@@ -139,15 +142,17 @@ def _supervise(args: Args, sweep: stages.Sweep, signals: console.StopSignals) ->
 
 def _conclude(args: Args, sweep: stages.Sweep) -> None:
     """Write all results and say the main one."""
-    results, figures = sweep.path / "results.jsonl", sweep.path / "figures"
-    before = results.read_bytes() if results.exists() else b""
     rows = _report(sweep)
-    if args.figures and not (figures.exists() and results.read_bytes() == before):
+    drawn = sweep.path / "figures" / ".drawn"  # of which results
+    key = hashlib.sha256((sweep.path / "results.jsonl").read_bytes()).hexdigest()
+    if args.figures and not (drawn.exists() and drawn.read_text() == key):
         from mnist_flax.figures import sweep_figures
 
-        figures.mkdir(exist_ok=True)
         importances = sweep.selecting.importances() if sweep.study.search else {}
-        sweep_figures(figures, rows, sweep.study.search is not None, importances)
+        with sweepdir.alone(sweep.path):
+            drawn.parent.mkdir(exist_ok=True)
+            sweep_figures(drawn.parent, rows, sweep.study.search is not None, importances)
+            drawn.write_text(key)
     _tell_result(rows)
     console.say(
         f"results in {sweep.path}: summary.md, summary.csv, results.jsonl{', figures/' if args.figures else ''}"
@@ -160,10 +165,15 @@ def _tell_result(rows: list[dict[str, Any]]) -> None:
     for method, configuration in chosen.items():
         own = [each for each in summaries if (each.method, each.overrides) == (method, configuration)]
         told = " ".join(f"{name}={value}" for name, value in configuration.items()) or "the base config"
-        scores = ", ".join(f"{_SAID[each.stage]} {each.mean:.3%} (n={each.n})" for each in own)
+        scores = ", ".join(map(_score, own))
         console.say(f"{method + ': ' if method else ''}chosen {told}: {scores}")
     if not chosen:
         console.say("nothing could be chosen: in every configuration a member diverged")
+
+
+def _score(summary: report.Summary) -> str:
+    text = f"{_SAID[summary.stage]} " + ("" if summary.mean is None else f"{summary.mean:.3%} (n={summary.n})")
+    return text + (f" ({summary.diverged} diverged)" if summary.diverged else "")
 
 
 def _report(sweep: stages.Sweep) -> list[dict[str, Any]]:
@@ -180,7 +190,7 @@ def _identity(study: experiment.Experiment, database: str | None) -> dict[str, A
         "base": to_json(study.base),
         "final": overrides.plain(study.final),
         "search": hashlib.sha256(study.source().encode()).hexdigest(),
-        "storage": re.sub("(//[^:/@]*):[^@]*@", r"\1:***@", database) if database else "journal",
+        "storage": sweepdir.without_password(database) if database else "journal",
     }
 
 

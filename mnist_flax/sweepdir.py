@@ -9,6 +9,7 @@ with alone(directory):  # one process at a time
 import contextlib
 import fcntl
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,8 @@ def alone(directory: Path) -> Iterator[None]:
     with open(directory / _LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def without_password(url: str) -> str:
+    """A database's URL as it may be shown and written down."""
+    return re.sub("(//[^:/@]*):[^@]*@", r"\1:***@", url)

@@ -1,6 +1,6 @@
 """One process's share of a stage: claim members, train them as populations, tell what came of it, until all is done.
 
-Worker(stage, ledger, dataset, data_dir, board, signals).work(size=16, report=report)
+Worker(stage, ledger, dataset, data_dir, fits, board, signals).work(size=16, report=report)
 """
 
 import contextlib
@@ -36,6 +36,8 @@ class Worker:
     """Of this stage."""
     dataset: data.Dataset
     data_dir: Path
+    fits: Callable[[Config], int]
+    """The largest population of a config."""
     board: Board
     """What people see."""
     signals: console.StopSignals
@@ -45,7 +47,7 @@ class Worker:
         """Return when every member of the stage is done, by whomever.
 
         Args:
-          size: members of a population.
+          size: members to claim at once.
           report: is called when there are new results.
 
         Raises:
@@ -93,7 +95,11 @@ class Worker:
                 continue
             member = members.open_member(path, recorded, console.warn)
             populations.setdefault((program_of(config), member.start), []).append((trial, member))
-        return list(populations.values())
+        cut: list[list[_Claimed]] = []
+        for (config, _), group in populations.items():
+            most = self.fits(config)
+            cut += [group[first : first + most] for first in range(0, len(group), most)]
+        return cut
 
     def _train(self, group: list[_Claimed]) -> None:
         """Train one population to the end, or to a stop."""
@@ -113,7 +119,7 @@ class Worker:
         self._finish(group, event)
 
     def _finish(self, group: list[_Claimed], event: "Event | None") -> None:
-        """Save the members that are to stay, then tell: a kill between the two loses nothing."""
+        """Save the members that are to stay before telling, so that none is told without its checkpoint."""
         running = [member for _, member in group]
         scores = {member: _objective(member)[-1] for member in running if member.diverged_at is None}
         others = [self.ledger.objective(trial) or 0 for trial in self.stage.finished(self.ledger)]

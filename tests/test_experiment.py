@@ -52,7 +52,8 @@ BAD = {
     "import sys; sys.exit()": r":3: SystemExit",
     "def sweep():\n    yield {'l2': 0}\n    yield {'l2': 0.0}": r":5: .* is there twice",
     "FINAL = {'dataset': 'kmnist'}\ndef sweep(): yield {}": r".*dataset='kmnist' cannot differ",
-    "FINAL = {'seed': 3}\ndef sweep(): yield {}": r".*seed=3 cannot differ",
+    "FINAL = {'seed': 3}\ndef sweep(): yield {}": r".*FINAL cannot set seed",
+    "FINAL = {'l2': 0.1}\ndef sweep(): yield {'l2': 0.2}": r".*FINAL cannot set l2, in which members differ",
     "FINAL = {'epochs': 1}\ndef sweep(): yield {'warmup_epochs': 2.0}": r".*warmup_epochs=2.0 is out of range",
     "TRIALS = 1\ndef search(trial): return {'train_split': 'train'}": r":4: train_split='train' cannot differ",
     "": r" must define one of sweep\(\) and search\(trial\); it has none",
@@ -111,13 +112,17 @@ def test_nothing_is_selected_on_what_was_seen(splits: str, complaint: str | None
 def test_members_of_other_splits_are_checked_too(tmp_path: Path) -> None:
     for split in ("train[:300]", "test[:10]"):
         with pytest.raises(InputError, match="shares examples with"):
-            load(tmp_path, f"def sweep(): yield {{'train_split': {split!r}}}").check_honest(SIZES)
+            text = "FINAL = {'eval_split': 'test'}\n" + f"def sweep(): yield {{'train_split': {split!r}}}"
+            load(tmp_path, text).check_honest(SIZES)
+    base = "BASE = Config(train_split='test[:50]', eval_split='train[:50]')\nTRIALS = 1\n"
+    with pytest.raises(InputError, match="shares examples with the test's"):
+        load(tmp_path, base + "def search(trial): return {}").check_honest(SIZES)
 
 
 def test_fresh_seeds_are_fresh(tmp_path: Path) -> None:
     study = load(tmp_path, "FINAL_SEEDS = 3\ndef sweep(): yield {}")
     assert [*study.fresh_seeds([0, 9])] == [1000, 1001, 1002]
-    assert [*study.fresh_seeds([0, 1001])] == [1002, 1003, 1004]
+    assert [*study.fresh_seeds([0, 1001])] == [1000, 1002, 1003]
     assert [*study.fresh_seeds([])] == [1000, 1001, 1002]
 
 

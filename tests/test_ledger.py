@@ -157,6 +157,13 @@ def test_a_search_can_be_repeated(tmp_path: Path) -> None:
     assert sampled[0] == sampled[1] and len(set(sampled[0])) == 24
 
 
+def test_two_workers_of_a_search_sample_apart(tmp_path: Path) -> None:
+    one, other = (Ledger(open_journal(tmp_path), "study") for _ in range(2))
+    one.enqueue({f"{n}": {} for n in range(8)})
+    trials = one.ask(4) + other.ask(4)
+    assert len({trial.suggest_float("x", 0, 1) for trial in trials}) == 8
+
+
 def test_a_beating_heart_is_alive(worker: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "_BEAT_SECONDS", 0.01)
     elsewhere, me = worker(), worker()

@@ -123,7 +123,7 @@ def test_the_command(finished: Path, command: Command, some: np.ndarray, tmp_pat
     words = command("predict", "--workdir", finished, *files)
     assert words.returncode == 2
     first, second = words.stdout.splitlines()
-    assert first.startswith(f"{files[0]}: ") and ", then " in second
+    assert first.startswith(f"{files[0]}: ") and second.startswith(f"{files[2]}: ") and ", then " in second
     warning, error = words.stderr.splitlines()
     assert "empty.png is empty" in warning and error == "error: 1 of 3 files have no answer"
 
