@@ -4,7 +4,11 @@ Question: the paper compares L2, max-norm, dropout + L2 and dropout + max-norm o
 test error, on a 784-1024-1024-2048-10 network). Here on 784-512-512-10 with Adam: the strength of each is chosen on
 validation, then tested over ten fresh seeds.
 
-    python -m mnist_flax.sweep experiments/srivastava2014.py --workdir sweeps/srivastava2014
+    python -m mnist_flax.sweep experiments/srivastava2014.py --workdir sweeps/srivastava2014  # 45 minutes
+
+Answer: half of it. L2 98.507 %, max-norm 98.565 % and the two with dropout 98.624 and 98.597 %, in the paper's order but
+for the last two, which are not distinguishable; dropout alone, 98.630 %, does as well. All are within 0.13 points of each
+other and of no regulariser at all, 98.543 %: with Adam, a decaying step size and 15 epochs there is little to regularise.
 """
 
 from collections.abc import Iterator
