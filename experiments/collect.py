@@ -25,7 +25,7 @@ def main() -> None:
     sweep = parser.parse_args().sweep
     target = RESULTS / sweep.name
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(sweep / "figures", target)
+    shutil.copytree(sweep / "figures", target, ignore=shutil.ignore_patterns(".*"))
     for name in ("results.jsonl", "summary.csv"):
         shutil.copy(sweep / name, target / name)
     rows = [json.loads(row) for row in (sweep / "results.jsonl").read_text().splitlines()]

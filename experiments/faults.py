@@ -11,6 +11,7 @@ test extra, whose table of bad input it runs.
 
 import argparse
 import collections
+import itertools
 import json
 import os
 import random
@@ -24,7 +25,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from provenance import RESULTS, provenance, told
+from provenance import RESULTS, record, recorded, told
 
 from mnist_flax import checkpoint, workdir
 from mnist_flax.config import RunError
@@ -182,21 +183,13 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only make the table")
     args = parser.parse_args()
     if not args.table:
-        LINES.write_text(json.dumps(provenance()) + "\n")
         with tempfile.TemporaryDirectory() as directory:
             root = Path(directory)
             straight = root / "straight"
             subprocess.run(command("train", "--workdir", str(straight), *FLAGS), check=True, stdout=subprocess.DEVNULL)
-            for part in (
-                bad_inputs(root / "inputs"),
-                damages(root, straight),
-                kills(root, straight, args.kills, random.Random(args.seed)),
-            ):
-                for row in part:
-                    print(json.dumps(row), flush=True)
-                    with LINES.open("a") as file:
-                        file.write(json.dumps(row) + "\n")
-    TABLE.write_text(table([json.loads(row) for row in LINES.read_text().splitlines()]))
+            killed = kills(root, straight, args.kills, random.Random(args.seed))
+            record(LINES, itertools.chain(bad_inputs(root / "inputs"), damages(root, straight), killed))
+    TABLE.write_text(table(recorded(LINES)))
     print(TABLE.read_text())
 
 

@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from provenance import RESULTS, provenance, told
+from provenance import RESULTS, record, recorded, told
 
 LINES, TABLE = RESULTS / "population.jsonl", RESULTS / "population.md"
 MEMBERS = 16
@@ -61,6 +62,14 @@ def population(directory: Path) -> dict:
     return {"program": "1 sweep command", "wall": wall, "pure": pure(histories), "score": score(histories)}
 
 
+def in_turn(rounds: int) -> Iterator[dict]:
+    """Both programs, as often."""
+    for _ in range(rounds):
+        for program in (lone, population):
+            with tempfile.TemporaryDirectory() as directory:
+                yield program(Path(directory))
+
+
 def score(histories: list[list[dict]]) -> float:
     """The mean accuracy after the last epoch: both must come to the same."""
     return statistics.mean(history[-1]["accuracy"] for history in histories)
@@ -93,15 +102,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only make the table")
     args = parser.parse_args()
     if not args.table:
-        LINES.write_text(json.dumps(provenance()) + "\n")
-        for _ in range(args.rounds):
-            for program in (lone, population):
-                with tempfile.TemporaryDirectory() as directory:
-                    result = program(Path(directory))
-                print(json.dumps(result), flush=True)
-                with LINES.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
-    TABLE.write_text(table([json.loads(row) for row in LINES.read_text().splitlines()]))
+        record(LINES, in_turn(args.rounds))
+    TABLE.write_text(table(recorded(LINES)))
     print(TABLE.read_text())
 
 

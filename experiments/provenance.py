@@ -1,8 +1,10 @@
 """Where a number comes from: hardware, versions, commit, command. Every result file carries it."""
 
+import json
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,20 @@ def provenance() -> dict[str, Any]:
         "commit": commit(),
         "command": " ".join(["python", *(_plain(word) for word in sys.orig_argv[1:])]),
     }
+
+
+def record(file: Path, results: Iterable[dict[str, Any]]) -> None:
+    """Measure, saving each result as it comes, behind where they come from."""
+    file.write_text(json.dumps(provenance()) + "\n")
+    for result in results:
+        print(json.dumps(result), flush=True)
+        with file.open("a") as lines:
+            lines.write(json.dumps(result) + "\n")
+
+
+def recorded(file: Path) -> list[dict[str, Any]]:
+    """What `record` saved, where it comes from first."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def _plain(word: str) -> str:

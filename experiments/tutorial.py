@@ -13,9 +13,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
-from provenance import RESULTS, provenance, told
+from provenance import RESULTS, record, recorded, told
 
 LINES, TABLE = RESULTS / "tutorial.jsonl", RESULTS / "tutorial.md"
 PEER = Path(__file__).parent / "peers" / "keras_tutorial.py"
@@ -81,13 +82,9 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only make the table")
     args = parser.parse_args()
     if not args.table:
-        LINES.write_text(json.dumps(provenance()) + "\n")
-        for seed in range(args.seeds):
-            for result in (run_ours(seed), run_keras(seed, args.keras_python)):
-                print(json.dumps(result), flush=True)
-                with LINES.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
-    TABLE.write_text(table([json.loads(row) for row in LINES.read_text().splitlines()]))
+        programs = (run_ours, partial(run_keras, python=args.keras_python))
+        record(LINES, (run(seed) for seed in range(args.seeds) for run in programs))
+    TABLE.write_text(table(recorded(LINES)))
     print(TABLE.read_text())
 
 
