@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_flax import data, prepare, splits
+from mnist_flax import data, prepare
 from mnist_flax.config import InputError
 from mnist_flax.decode import masked_crc
 
@@ -100,24 +100,6 @@ assert time.perf_counter() - began < 0.3, time.perf_counter() - began
 assert "tensorflow_datasets" not in sys.modules and "jax" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@given(st.integers(1, 50), st.one_of(st.none(), st.integers(-50, 50)), st.one_of(st.none(), st.integers(-50, 50)))
-def test_slices_are_those_of_tfds(count: int, start: int | None, stop: int | None) -> None:
-    import tensorflow_datasets as tfds
-
-    text = f"train[{'' if start is None else start}:{'' if stop is None else stop}]"
-    info = tfds.core.SplitInfo(name="train", shard_lengths=[count], num_bytes=0, filename_template=None)
-    try:
-        (want,) = tfds.core.ReadInstruction.from_spec(text).to_absolute({"train": info})
-        want = ("train", want.from_ or 0, count if want.to is None else want.to)
-    except (ValueError, AssertionError):
-        want = ("train", 0, 0)
-    if want[1] >= want[2]:
-        with pytest.raises(InputError):
-            splits.ranges(text, {"train": count})
-    else:
-        assert splits.ranges(text, {"train": count}) == [want]
 
 
 @pytest.mark.parametrize(
