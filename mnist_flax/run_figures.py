@@ -1,11 +1,10 @@
-"""The figures of a single run: its data, how it learned, what it gets wrong, how sure it is, what it looks at.
+"""The figures of a single run: what it gets wrong, how sure it is, what it looks at.
 
-training_figures(directory, images, labels, history, class_names)    # digits.png, curves.png
 evaluation_figures(directory, images, labels, logits, kernel, names)  # confusion, mistakes, reliability, weights
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,25 +14,6 @@ from mnist_flax.metrics import report, softmax
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_SAID = {"train": "train (dropout on)", "eval": "evaluation"}
-
-
-def training_figures(
-    directory: Path, images: np.ndarray, labels: np.ndarray, history: list[dict[str, Any]], names: list[str]
-) -> None:
-    """Write digits.png and curves.png.
-
-    Args:
-      directory: where to; made if it is missing.
-      images: uint8 [9 or more, H, W, C], the first of the training split.
-      labels: int [9 or more].
-      history: the lines of `metrics.jsonl`.
-      names: of the classes.
-    """
-    directory.mkdir(exist_ok=True)
-    save(digits(images[:9], labels[:9], names), directory / "digits.png")
-    save(curves(history), directory / "curves.png")
 
 
 def evaluation_figures(
@@ -54,31 +34,6 @@ def evaluation_figures(
     save(mistakes(images, labels, logits, names), directory / "mistakes.png")
     save(reliability(logits, labels), directory / "reliability.png")
     save(weights(kernel, images.shape[1:]), directory / "weights.png")
-
-
-def digits(images: np.ndarray, labels: np.ndarray, names: list[str]) -> "Figure":
-    """The first nine training images with their labels: the tutorial's first picture."""
-    figure, axes = open_grid("The first training images", 3, 3, 4, 4.4)
-    for axis, image, label in zip(axes, images, labels, strict=False):
-        _show(axis, image, names[label])
-    return figure
-
-
-def curves(history: list[dict[str, Any]]) -> "Figure":
-    """Loss and accuracy by epoch, train and evaluation."""
-    figure, axes = open_grid("Training", 1, 2, 8, 3.6)
-    for axis, (name, factor, label) in zip(
-        axes, (("loss", 1, "loss with L2 penalty (nats)"), ("accuracy", 100, "accuracy (%)")), strict=True
-    ):
-        for (split, said), color, style in zip(_SAID.items(), (COLORS[1], COLORS[2]), ("o--", "s-"), strict=True):
-            lines = [line for line in history if line["split"] == split]
-            values = [factor * line[name] for line in lines]
-            axis.plot([line["epoch"] for line in lines], values, style, color=color, markersize=4, label=said)
-        axis.locator_params(axis="x", integer=True)
-        axis.set(xlabel="epoch", ylabel=label)
-        axis.grid(color="0.9")
-        axis.legend(frameon=False)
-    return figure
 
 
 def confusion(matrix: np.ndarray, names: list[str]) -> "Figure":

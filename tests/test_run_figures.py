@@ -1,6 +1,5 @@
 """What a figure shows is what was measured; and every one is looked at by a person before it is called done."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -25,27 +24,6 @@ def scored(dataset: data.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def titles(figure: Figure) -> list[str]:
     return [axis.get_title() for axis in figure.axes if axis.get_title()]
-
-
-def test_digits(dataset: data.Dataset) -> None:
-    split = dataset.read("train[:9]")
-    figure = run_figures.digits(split.images, split.labels, NAMES)
-    assert titles(figure) == [str(label) for label in split.labels]
-    for axis, image in zip(figure.axes, split.images, strict=True):
-        np.testing.assert_array_equal(axis.images[0].get_array(), image[:, :, 0])
-
-
-def test_curves() -> None:
-    values = {"train": [0.5, 0.75], "eval": [0.625, 0.875]}
-    history = [
-        {"epoch": epoch + 1, "split": split, "loss": 1 - values[split][epoch], "accuracy": values[split][epoch]}
-        for epoch in range(2)
-        for split in values
-    ]
-    loss, accuracy = run_figures.curves(history).axes
-    assert [list(line.get_ydata()) for line in loss.lines] == [[0.5, 0.25], [0.375, 0.125]]
-    assert [list(line.get_ydata()) for line in accuracy.lines] == [[50, 75], [62.5, 87.5]]
-    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss with L2 penalty (nats)", "accuracy (%)")
 
 
 def test_confusion() -> None:
@@ -94,10 +72,10 @@ def test_weights() -> None:
 
 def test_files(scored: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path) -> None:
     images, labels, logits = scored
-    history = [{"epoch": 1, "split": split, "loss": 1.0, "accuracy": 0.5} for split in ("train", "eval")]
-    run_figures.training_figures(tmp_path / "figures", images, labels, history, NAMES)
-    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["curves.png", "digits.png"]
+    kernel = np.random.default_rng(0).normal(size=(784, 70))
+    run_figures.evaluation_figures(tmp_path / "figures", images, labels, logits, kernel, NAMES)
+    found = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert found == ["confusion.png", "mistakes.png", "reliability.png", "weights.png"]
     for path in (tmp_path / "figures").iterdir():
         with Image.open(path) as picture:
             assert picture.width > 400 and len(picture.convert("L").getcolors() or [0, 0, 0]) > 2
-    assert not re.search(r"pyplot", Path(run_figures.__file__).read_text())
