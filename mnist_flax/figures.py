@@ -75,7 +75,7 @@ def sweep_drawings(rows: list[Row], searched: bool, importances: Mapping[str, fl
 def _curves(selection: list[Summary], levels: Levels, rows: list[Row]) -> "Figure | None":
     """Validation accuracy by epoch of the best, or each method's best, with 95 % bands; nothing of a single epoch."""
     groups, known = members(rows), [s for s in selection if s.n]
-    of_methods = list({s.method: s for s in reversed(known)}.values())[::-1]
+    of_methods = sorted({s.method: s for s in reversed(known)}.values(), key=known.index)
     best = (of_methods if len(of_methods) > 1 else known)[: len(COLORS)]
     curves = [_by_epoch(groups[key_of(*s[:3])]) for s in best]
     if max(map(len, curves), default=0) < 2:
@@ -83,15 +83,16 @@ def _curves(selection: list[Summary], levels: Levels, rows: list[Row]) -> "Figur
     header, *labels = aligned(best, levels)
     title = f"Best {len(best)} of {len(known)} configurations" if len(best) < len(known) else "All configurations"
     title = "Best configuration of each method" if len(of_methods) > 1 else title
-    title += ", with 95 % bands" * any(s.n > 1 for s in best) + left_out(selection)
+    title += ", with 95 % bands" * any(s.n > 2 for s in best) + left_out(selection)
     figure, axes = open_figure(title, max(6.5, 1 + 0.06 * len(header)), 4 + 0.15 * len(best))
     axes.plot([], [], linestyle="none", label=header)
     late: list[float] = []
     for curve, label, color, marker, line in zip(curves, labels, COLORS, _MARKERS, _LINES, strict=False):
         epochs, (mean, low, high) = list(curve), percent([spread(values) for values in curve.values()])
         axes.plot(epochs, mean, color=color, marker=marker, markersize=4, linestyle=line, label=label)
-        axes.fill_between(epochs, low, high, color=color, alpha=0.12, linewidth=0)
-        late += low[len(low) // 4 :].tolist()
+        if banded := min(map(len, curve.values())) > 2:  # of two, an interval is wider than the figure
+            axes.fill_between(epochs, low, high, color=color, alpha=0.12, linewidth=0)
+        late += (low if banded else mean)[len(low) // 4 :].tolist()
     axes.locator_params(axis="x", integer=True)
     axes.set(xlabel="epoch", ylabel=ACCURACY, ylim=(min(late), None))  # the steep first quarter may leave the picture
     figure.legend(loc="outside lower left", prop=_ALIGNED, frameon=False, handlelength=4)

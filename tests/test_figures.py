@@ -16,6 +16,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from mnist_flax.figures import sweep_drawings, sweep_figures
+from mnist_flax.report import summarize
 
 RNG = np.random.default_rng(0)
 
@@ -63,7 +64,7 @@ CASES: dict[str, tuple[list[dict], bool, set[str]]] = {
     "one factor": (grid(RATES), False, {"curves", "factor"}),
     "one factor with a zero": ([*grid(L2), *DIVERGED, *FINAL], False, {"curves", "factor", "final"}),
     "one epoch": (grid(L2, epochs=1), False, {"factor"}),
-    "two factors": ([*grid(RATES | L2), row(None, l2=0, learning_rate=0.1)], False, {"curves", "heatmap"}),
+    "two factors": ([*grid(RATES | L2, seeds=3), row(None, l2=0, learning_rate=0.1)], False, {"curves", "heatmap"}),
     "three factors": (grid(L2 | LAYERS), False, {"curves", "cells"}),
     "methods": ([*METHODS, row(0.9, "final", METHODS[0]["method"], l2=0.01)], False, {"curves", "cells", "final"}),
     "one configuration": ([row(0.9, seed=0), row(0.8, seed=1)], False, {"curves"}),
@@ -142,6 +143,19 @@ def test_curves_show_the_best_eight(drawings: Callable[[str], dict[str, Figure]]
     assert ends == pytest.approx(sorted(means)[:-9:-1])
     assert [list(line.get_xdata()) for line in lines] == [[1, 2, 3]] * 8
     assert len({line.get_marker() for line in lines}) == len({line.get_color() for line in lines}) == 8
+    assert len(figure.axes[0].collections) == 8
+    of_two_seeds = drawings("one factor")["curves"]  # whose interval would be wider than the figure
+    assert not of_two_seeds.axes[0].collections and "band" not in of_two_seeds.get_suptitle()
+
+
+def test_curves_show_the_best_of_each_method(drawings: Callable[[str], dict[str, Figure]]) -> None:
+    figure = drawings("methods")["curves"]
+    assert figure.get_suptitle() == "Best configuration of each method; 1 diverged member left out"
+    ends = [float(np.asarray(line.get_ydata())[-1]) for line in figure.axes[0].get_lines()[1:]]
+    best = [
+        max(s.mean or 0 for s in summarize(METHODS) if s.method == method) for method in {r["method"] for r in METHODS}
+    ]
+    assert ends == pytest.approx(sorted((100 * mean for mean in best if mean), reverse=True))
 
 
 def test_one_factor_is_a_line_on_a_log_axis(drawings: Callable[[str], dict[str, Figure]]) -> None:
