@@ -49,6 +49,15 @@ class Experiment:
         """
         return override(self.base, overrides, fixed=FIXED | ({"train_split"} if self.search else set()))
 
+    def check(self, overrides: Overrides) -> None:
+        """Raise `InputError` unless a member's overrides are right for both stages, and `method` gives it a text."""
+        self.config(overrides)
+        if self.final_seeds:
+            self.final_config(overrides)
+        label = self.method(plain(overrides))
+        if not isinstance(label, str):
+            raise InputError(f"method({plain(overrides)}) must be a string, not {label!r:.40}")
+
     def final_config(self, overrides: Overrides) -> Config:
         """The config of a member of the final stage: `FINAL` on top."""
         config = self.config(overrides)
@@ -83,9 +92,10 @@ class Experiment:
             if splits.overlap(config.train_split, config.eval_split, examples):
                 text = f"eval_split={config.eval_split!r} shares examples with train_split={config.train_split!r}"
                 raise InputError(f"{self.path}: {text}; carve one from the other, {remedy}")
+        if not self.final_seeds:
+            return
         test = self.final_config({}).eval_split
-        seen = {config.train_split for config in map(self.config, self.grid or ({},))} | {self.base.eval_split}
-        for split in sorted(seen) if self.final_seeds else ():
+        for split in sorted({self.config(each).train_split for each in self.grid or ({},)} | {self.base.eval_split}):
             if splits.overlap(split, test, examples):
                 text = f"split={split!r} of the selection shares examples with the test's, {test!r}"
                 raise InputError(f"{self.path}: {text}; select on a validation split, {remedy}")
@@ -106,7 +116,7 @@ def sample(experiment: Experiment, trial: "optuna.Trial") -> Overrides:
     with located(experiment.path):
         overrides = experiment.search(trial)
         try:
-            experiment.final_config(overrides)
+            experiment.check(overrides)
         except InputError as error:
             first = experiment.search.__code__.co_firstlineno
             lines = experiment.path.read_text().splitlines()
@@ -114,15 +124,7 @@ def sample(experiment: Experiment, trial: "optuna.Trial") -> Overrides:
             wrong = [f'"{name}"' for name in names if str(name) in str(error)]
             named = [n for n in range(first, len(lines) + 1) if any(name in lines[n - 1] for name in wrong)]
             raise InputError(f"{experiment.path}:{(named or [first])[0]}: {error}") from None
-        check_label(experiment, plain(overrides))
     return plain(overrides)
-
-
-def check_label(experiment: Experiment, overrides: Overrides) -> None:
-    """Raise `InputError` unless `method` gives a member a text."""
-    label = experiment.method(overrides)
-    if not isinstance(label, str):
-        raise InputError(f"{experiment.path}: method({overrides}) must be a string, not {label!r:.40}")
 
 
 @contextlib.contextmanager

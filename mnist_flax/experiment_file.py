@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_flax.config import Config, InputError, flat
-from mnist_flax.experiment import FIXED, Experiment, check_label, located, sample
+from mnist_flax.experiment import FIXED, Experiment, located, sample
 from mnist_flax.overrides import Overrides, key_of, override, plain
 
 
@@ -67,8 +67,7 @@ def load(path: Path, trials: int | None = None) -> Experiment:
     )
     with located(path):
         for overrides in grid or ({},):
-            experiment.final_config(overrides)
-            check_label(experiment, overrides)
+            experiment.check(overrides)
     if experiment.search:
         _try_search(experiment)
     return experiment

@@ -75,7 +75,7 @@ def largest(config: Config, dataset: data.Dataset) -> int:
     size = 3 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     size += 16 * config.batch_size * (sum(config.widths) + int(np.prod(dataset.image_shape)))
     data_size = sum(dataset.read(split).images.nbytes for split in (config.train_split, config.eval_split))
-    return max(1, (parallel.memory() // 2 - parallel.device_count() * data_size) // size)
+    return max(1, (parallel.memory() // 2 - jax.device_count() * data_size) // size)
 
 
 def train(members: list[Member], train_split: data.Split, eval_split: data.Split) -> Iterator[fit.Event]:

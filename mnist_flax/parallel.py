@@ -66,11 +66,6 @@ def member_mesh(members: int) -> Mesh:
     return Mesh(np.asarray(jax.devices()[:members]), ("member",))
 
 
-def device_count() -> int:
-    """Devices of this process."""
-    return jax.device_count()
-
-
 def memory() -> int:
     """Bytes for arrays: of all devices or, where they are the CPU's, of this host or container."""
     if limits := [stats["bytes_limit"] for device in jax.devices() if (stats := device.memory_stats())]:

@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,7 +138,7 @@ def shown(value: Any) -> str:
     return "base" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def described(overrides: dict[str, Any], names: dict[str, list[Any]]) -> str:
+def described(overrides: dict[str, Any], names: Iterable[str]) -> str:
     """Describe a configuration by its factors: dropout_rate=0.2, l2=0.001."""
     return ", ".join(f"{name}={shown(overrides[name])}" for name in names if name in overrides) or "base"
 

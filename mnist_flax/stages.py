@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from mnist_flax.ledger import Ledger
 
+_KEEP = 3  # members of the selection
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -36,6 +38,8 @@ class Stage:
     """Of a claimed member."""
     config: Callable[[Overrides], Config]
     """With these overrides."""
+    keeps: int
+    """How many members' checkpoints stay: the best."""
 
     def home(self, number: int) -> Path:
         """The directory of a member whose first trial has this number, whoever trains it."""
@@ -62,13 +66,13 @@ class Sweep:
         if study.search:
             number = max(study.trials, len(self.selecting.members()))  # what was asked for once stays
             members = {f"{index}": {} for index in range(number)}
-            return Stage("selection", path, members, lambda trial: sample(study, trial), study.config)
+            return Stage("selection", path, members, lambda trial: sample(study, trial), study.config, _KEEP)
         programs: dict[Config, dict[str, dict[str, Any]]] = {}
         for overrides in study.grid:
             program = programs.setdefault(program_of(study.config(overrides)), {})
             program[key_of(overrides)] = {"overrides": overrides}
         members = {key: known for program in programs.values() for key, known in program.items()}
-        return Stage("selection", path, members, _as_planned, study.config)
+        return Stage("selection", path, members, _as_planned, study.config, _KEEP)
 
     def final(self) -> Stage:
         """Every chosen configuration with every fresh seed; to be asked for when the selection is done."""
@@ -77,7 +81,7 @@ class Sweep:
         seeds = self.study.fresh_seeds({self.study.config(row["overrides"]).hparams.seed for row in rows})
         planned = [each | {"seed": seed} for each in chosen.values() for seed in seeds]
         members = {key_of(overrides): {"overrides": overrides} for overrides in planned}
-        return Stage("final", self.path / "final", members, _as_planned, self.study.final_config)
+        return Stage("final", self.path / "final", members, _as_planned, self.study.final_config, len(members))
 
     def progress(self) -> tuple[str, int, int, list[dict[int, float]]]:
         """The running stage, its members that are done, all of them, and of each running one the objective by epoch."""

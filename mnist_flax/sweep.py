@@ -16,7 +16,7 @@ from typing import Any
 
 import tyro
 
-from mnist_flax import console, data, experiment, experiment_file, overrides, report, splits, stages, sweepdir
+from mnist_flax import console, data, experiment, experiment_file, overrides, record, report, splits, stages, sweepdir
 from mnist_flax.board import Board
 from mnist_flax.config import Config, InputError, RunError, to_json
 
@@ -65,7 +65,7 @@ def run(args: Args, signals: console.StopSignals) -> None:
     path = args.workdir.expanduser().absolute()
     database = args.storage
     if database and (relative := re.fullmatch("sqlite:///([^/].*)", database)):
-        database = f"sqlite:///{Path(relative[1]).absolute()}"
+        database = f"sqlite:///{Path(relative[1]).resolve()}"
     identity = _identity(study, database)
     sweepdir.check(path, identity)
     for config in study.configs():
@@ -97,9 +97,12 @@ def run(args: Args, signals: console.StopSignals) -> None:
 
 def _work(args: Args, sweep: stages.Sweep, dataset: data.Dataset, data_dir: Path, signals: console.StopSignals) -> None:
     """Train in this process until the sweep is finished, by whomever."""
+    import jax
+
     from mnist_flax import members, parallel
     from mnist_flax.worker import Worker
 
+    record.commit()  # now: it may be another when a population has ended
     if args.compilation_cache:
         parallel.use_compilation_cache(data.cache_dir() / "xla")
     parallel.use_cores_as_devices(args.workers)
@@ -112,7 +115,7 @@ def _work(args: Args, sweep: stages.Sweep, dataset: data.Dataset, data_dir: Path
             stage = next_stage()
             learns = sweep.study.search and ledger is sweep.selecting
             share = -(-len(stage.members) // (8 if learns else args.workers))
-            size = args.population or min(16 * parallel.device_count(), share)
+            size = args.population or min(16 * jax.device_count(), share)
             Worker(stage, ledger, dataset, data_dir, fits, board, signals).work(size, lambda: _report(sweep))
 
 
@@ -164,7 +167,7 @@ def _tell_result(rows: list[dict[str, Any]]) -> None:
     summaries, chosen = report.summarize(rows), report.choose(rows)
     for method, configuration in chosen.items():
         own = [each for each in summaries if (each.method, each.overrides) == (method, configuration)]
-        told = " ".join(f"{name}={value}" for name, value in configuration.items()) or "the base config"
+        told = report.described(configuration, configuration)
         scores = ", ".join(map(_score, own))
         console.say(f"{method + ': ' if method else ''}chosen {told}: {scores}")
     if not chosen:
@@ -172,7 +175,7 @@ def _tell_result(rows: list[dict[str, Any]]) -> None:
 
 
 def _score(summary: report.Summary) -> str:
-    text = f"{_SAID[summary.stage]} " + ("" if summary.mean is None else f"{summary.mean:.3%} (n={summary.n})")
+    text = f"{_SAID[summary.stage]} " + ("" if summary.mean is None else f"{100 * summary.mean:.3f} % (n={summary.n})")
     return text + (f" ({summary.diverged} diverged)" if summary.diverged else "")
 
 

@@ -23,7 +23,6 @@ from mnist_flax.stages import Stage, program_of
 if TYPE_CHECKING:
     from mnist_flax.fit import Event
 
-_KEEP = 3  # members of the selection whose checkpoints stay
 _Claimed = tuple[optuna.Trial, Member]
 
 
@@ -123,10 +122,9 @@ class Worker:
         running = [member for _, member in group]
         scores = {member: _objective(member)[-1] for member in running if member.diverged_at is None}
         others = [self.ledger.objective(trial) or 0 for trial in self.stage.finished(self.ledger)]
-        least = sorted([*others, *scores.values(), 0], reverse=True)[:_KEEP][-1]
-        keep_all = self.stage.name == "final"
+        least = sorted([*others, *scores.values(), 0], reverse=True)[: self.stage.keeps][-1]
         if event:
-            members.save([m for m in scores if keep_all or scores[m] >= least], running, event)
+            members.save([member for member in scores if scores[member] >= least], running, event)
         note = {"versions": record.versions(), "commit": record.commit()}
         for trial, member in group:
             history = member.info["history"]
@@ -136,11 +134,9 @@ class Worker:
 
     def _prune(self) -> None:
         """Remove the directories of finished members that are not among the best: all there is to know is told."""
-        if self.stage.name == "final":
-            return
         finished = self.stage.finished(self.ledger)
         ranked = sorted(finished, key=lambda trial: (-(self.ledger.objective(trial) or 0), trial.number))
-        for trial in ranked[_KEEP:]:
+        for trial in ranked[self.stage.keeps :]:
             shutil.rmtree(self.stage.path.parent / trial.user_attrs["workdir"], ignore_errors=True)
 
 

@@ -126,6 +126,13 @@ def test_fresh_seeds_are_fresh(tmp_path: Path) -> None:
     assert [*study.fresh_seeds([])] == [1000, 1001, 1002]
 
 
+def test_without_a_test_members_may_differ_in_what_they_train_on(tmp_path: Path) -> None:
+    text = "def sweep():\n    for n in (50, 200): yield {'train_split': f'train[:{n}]'}"
+    load(tmp_path, "FINAL_SEEDS = 0\n" + text).check_honest(SIZES)
+    with pytest.raises(InputError, match="FINAL cannot set train_split, in which members differ"):
+        load(tmp_path, text)
+
+
 def test_a_search_is_known_by_its_source(tmp_path: Path) -> None:
     search = SEARCH.replace("OVERRIDES", "")
     sources = {load(tmp_path, text).source() for text in (search, search.replace("= 3", "= 4"), "# x\n" + search)}

@@ -16,7 +16,7 @@ from conftest import Command
 
 import mnist_flax
 from mnist_flax import checkpoint
-from mnist_flax.storage import open_journal
+from mnist_flax.storage import open_database, open_journal
 
 STUDY = """'''A tiny study.'''
 from mnist_flax import Config
@@ -167,9 +167,19 @@ def test_two_workers_one_killed(tmp_path: Path) -> None:
     assert [len(row["history"]) for row in rows] == [80] * 6
 
 
+def sampled_in(path: Path) -> list[float]:
+    """The learning rates of a search, from its database."""
+    storage = open_database(f"sqlite:///{path}")
+    name = next(name for name in optuna.get_all_study_names(storage) if "selection" in name)
+    trials = optuna.load_study(study_name=name, storage=storage).trials
+    storage.engine.dispose()
+    return [trial.params["learning_rate"] for trial in trials if trial.params]
+
+
 def test_a_stopped_sweep_goes_on_where_it_was(tmp_path: Path, command: Command) -> None:
     study = write(tmp_path / "study.py", SEARCH, epochs=60)
-    process = start(study, tmp_path / "sweep", "--population", "4")
+    database = f"sqlite:///{os.path.relpath(tmp_path)}/ledger.db"  # from here
+    process = start(study, tmp_path / "sweep", "--population", "4", "--storage", database)
     assert process.stdout
     while "epoch 5 of 60" not in (line := process.stdout.readline()):
         assert line, process.communicate()
@@ -178,12 +188,13 @@ def test_a_stopped_sweep_goes_on_where_it_was(tmp_path: Path, command: Command) 
     assert process.returncode == 143 and "the 4 running members are saved in" in errors
     steps = {path.name: checkpoint.steps(path / "checkpoints")[-1] for path in (tmp_path / "sweep/members").iterdir()}
     assert len(set(steps.values())) == 1 and 5 * 13 <= steps["0000"] < 60 * 13
-    sampled = (tmp_path / "sweep" / "optuna.journal").read_text()
+    sampled = sampled_in(tmp_path / "ledger.db")
+    assert len(sampled) == 4 and not (tmp_path / "sweep" / "optuna.journal").exists()
     # With more trials than before: the new ones come behind those that were running.
-    more = ["--population", "4", "--trials", "8", "--no-figures"]
+    more = ["--population", "4", "--trials", "8", "--no-figures", "--storage", f"sqlite:///{tmp_path}/ledger.db"]
     result = command("sweep", study, "--workdir", tmp_path / "sweep", *more)
     assert result.returncode == 0, result.stderr
     assert "epoch 1 of 60" not in result.stdout.split("selection: 4 of 8 done")[0]
     rows = rows_of(tmp_path / "sweep")
     assert [len(row["history"]) for row in rows] == [120] * 8
-    assert [repr(row["overrides"]["learning_rate"]) in sampled for row in rows] == [True] * 4 + [False] * 4
+    assert [row["overrides"]["learning_rate"] in sampled for row in rows] == [True] * 4 + [False] * 4
