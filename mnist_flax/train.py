@@ -13,6 +13,7 @@ import numpy as np
 
 from mnist_flax import console, data, record, splits, workdir, writer
 from mnist_flax.config import Config, RunError
+from mnist_flax.scribe import Begin, End, Scribe
 
 if TYPE_CHECKING:  # what needs jax is imported when the arguments are known to be right: --help must be fast
     from mnist_flax.fit import Event
@@ -29,6 +30,10 @@ class Args:
     """Where prepared datasets live, laid out as TFDS does. Default: a directory of our own in the user's cache."""
     manual_dir: Path | None = None
     """Directory with the four canonical files of mnist, fashion_mnist or kmnist, used instead of their URLs."""
+    figures: bool = True
+    """Draw the first training images, and how loss and accuracy went, into the workdir's figures/."""
+    tensorboard: bool = True
+    """Write event files into the workdir's tensorboard/."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache, so that the next run starts sooner."""
     traceback: bool = False  # read from sys.argv by `console.main`, since parsing itself may fail
@@ -41,38 +46,41 @@ def run(args: Args, signals: console.StopSignals) -> None:
     workdir.check(path, config)
     splits.check(config.dataset, config.train_split, config.eval_split)
 
-    from mnist_flax import parallel
+    with Scribe(figures=args.figures, tensorboard=args.tensorboard) as scribe:  # it gets ready beside the imports
+        from mnist_flax import parallel
 
-    if args.compilation_cache:
-        parallel.use_compilation_cache(data.cache_dir() / "xla")
-    mesh = parallel.make_mesh(config.batch_size)
-    data_dir = (args.data_dir or data.default_data_dir()).expanduser().absolute()
-    manual_dir = args.manual_dir.expanduser().absolute() if args.manual_dir else None
-    dataset = data.open_dataset(config.dataset, data_dir, manual_dir, console.track)
-    train_split, eval_split = dataset.read(config.train_split), dataset.read(config.eval_split)
-    facts = data.facts(dataset, config.train_split, config.eval_split, data_dir)
-    with workdir.claim(path, record.Run(config, facts, record.versions())) as recorded:
-        if changed := record.changed_versions(recorded):
-            console.warn(f"this run began under other versions, so its last digits may differ: {', '.join(changed)}")
-        train(path, recorded, train_split, eval_split, mesh, signals)
+        if args.compilation_cache:
+            parallel.use_compilation_cache(data.cache_dir() / "xla")
+        mesh = parallel.make_mesh(config.batch_size)
+        data_dir = (args.data_dir or data.default_data_dir()).expanduser().absolute()
+        manual_dir = args.manual_dir.expanduser().absolute() if args.manual_dir else None
+        dataset = data.open_dataset(config.dataset, data_dir, manual_dir, console.track)
+        facts = data.facts(dataset, config.train_split, config.eval_split, data_dir)
+        with workdir.claim(path, record.Run(config, facts, record.versions())) as recorded:
+            if changed := record.changed_versions(recorded):
+                others = ", ".join(changed)
+                console.warn(f"this run began under other versions, so its last digits may differ: {others}")
+            train(path, recorded, dataset, mesh, signals, scribe)
 
 
 def train(
     path: Path,
     recorded: record.Run,
-    train_split: data.Split,
-    eval_split: data.Split,
+    dataset: data.Dataset,
     mesh: Any,
     signals: console.StopSignals,
+    scribe: Scribe,
 ) -> None:
     """Train from the latest checkpoint of a claimed workdir, or from the start, to the end."""
     import jax
 
     from mnist_flax import checkpoint, fit, parallel
+    from mnist_flax.graph import training_graph
     from mnist_flax.log import Log, introduce, new_info
     from mnist_flax.state import as_arrays, init_state, make_model, make_optimizer
 
     config, shape = recorded.config, tuple(recorded.data["image_shape"])
+    train_split, eval_split = dataset.read(config.train_split), dataset.read(config.eval_split)
     plan = fit.make_plan(config, len(train_split.labels))
     model = make_model(config, len(recorded.data["class_names"]))
     make_tx = make_optimizer(config, plan.steps_per_epoch)
@@ -90,10 +98,11 @@ def train(
     else:
         start, state, info = 0, jax.jit(init)(hparams), new_info(recorded)
     writer.rewrite(workdir.metrics_file(path), info["history"])
-    log = Log(path, config, make_tx, info)
+    log = Log(path, config, make_tx, info, scribe)
     if start == plan.total_steps:
         console.say(f"{path} is finished: nothing to do. {log.result()}")
         return
+    scribe.tell(Begin(path, config, dataset, training_graph(model, state, shape), start, [*info["history"]]))
     introduce(recorded, model, plan, start)
 
     place = partial(parallel.replicate, mesh=mesh)
@@ -127,6 +136,8 @@ def train(
             if stop and event.step < plan.total_steps:
                 where = f"step {saved} is saved in {directory / str(saved)}; the same command goes on from there"
                 raise console.Stopped(stop, where)
+    scribe.tell(End())
+    scribe.close()
     console.say(f"{log.result()} Saved in {path}")
 
 
