@@ -34,7 +34,8 @@ class Board:
 
     def get(self, path: str, body: dict | None = None) -> bytes:
         data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/data/{path}", data), timeout=10) as answer:
+        request = urllib.request.Request(f"{self.url}/data/{path}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.read()
 
     def json(self, path: str, body: dict | None = None) -> Any:
@@ -152,11 +153,9 @@ def test_graph_text_and_hyperparameters(board: Board) -> None:
     assert 'name: "logits"\n  op: "Output"\n  input: "dense_3/add"' in graph
     text = board.json("plugin/text/text?run=straight/tensorboard/eval&tag=config/text_summary")
     assert "learning_rate" in text[0]["text"]
-    everything = {"colParams": [], "sliceSize": 10, "allowedStatuses": ["STATUS_SUCCESS", "STATUS_RUNNING"]}
-    for metric in ("loss", "accuracy"):
-        everything["colParams"].append({"metric": {"tag": metric, "group": ""}, "order": "ORDER_UNSPECIFIED"})  # type: ignore
-    board.json("plugin/hparams/experiment", {"experimentName": ""})
-    groups = board.json("plugin/hparams/session_groups", everything | {"experimentName": ""})["sessionGroups"]
+    columns = [{"metric": {"tag": tag}} for tag in ("loss", "accuracy")]
+    wanted = {"allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"], "colParams": columns, "sliceSize": 10}
+    groups = board.json("plugin/hparams/session_groups", wanted)["sessionGroups"]
     by_name = {session["name"]: group for group in groups for session in group["sessions"]}
     assert by_name["sweep/tensorboard/selection-0001/eval"]["hparams"]["l2"] == 0.1
     straight = by_name["straight/tensorboard/eval"]
