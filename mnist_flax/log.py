@@ -26,9 +26,12 @@ from mnist_flax.state import MakeTx
 class Log:
     """The run's metrics: on the terminal, in `metrics.jsonl`, at the scribe's, and in `info` for the checkpoints."""
 
-    def __init__(self, path: Path, config: Config, make_tx: MakeTx, info: dict[str, Any], scribe: Scribe) -> None:
+    def __init__(
+        self, path: Path | None, config: Config, make_tx: MakeTx, info: dict[str, Any], scribe: Scribe
+    ) -> None:
+        """Write below `path`; None, in a process that does not lead, writes nothing."""
         self.info, self._scribe = info, scribe
-        self._file, self._config = workdir.metrics_file(path), config
+        self._file, self._config = path and workdir.metrics_file(path), config
         self._unit_schedule = make_tx.unit_schedule()
 
     def record(self, event: Event, progress: console.Progress) -> None:
@@ -41,8 +44,9 @@ class Log:
             return
         state = jax.tree.map(np.array, (event.state.params, event.state.batch_stats))  # copies: the step donates them
         self._scribe.tell(Epoch(lines, *state))
-        for line in lines:
-            writer.append(self._file, line)
+        if self._file:
+            for line in lines:
+                writer.append(self._file, line)
         train, score = lines
         progress.say(
             f"{name} {train['seconds']:6.1f} s   train: loss {train['loss']:.4f}, accuracy {train['accuracy']:.2%}"

@@ -89,13 +89,20 @@ class Scribe:
 
     def close(self) -> None:
         """Wait until all is written. Again, it does nothing."""
+        if not self._begun:
+            self.dismiss()
         self._sender.shutdown()
         if self._process and self._process.stdin:
-            if not self._begun:
-                self._process.kill()
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
             self._process.wait()
+
+    def dismiss(self) -> None:
+        """End the process before it is told anything; from now on nothing is written."""
+        if self._process:
+            self._process.kill()
+            self._process.communicate()
+        self._process = None
 
     def tell(self, message: Message) -> None:
         """Send a message, without waiting for it to arrive."""
