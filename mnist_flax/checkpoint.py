@@ -36,9 +36,7 @@ def steps(directory: Path) -> list[int]:
 
 
 def save(directory: Path, step: int, state: Any, info: dict[str, Any], *, keep: int) -> None:
-    """Write a checkpoint and drop what is neither among the `keep` latest nor the best.
-
-    Of several processes all must call it, with the same arrays; one writes.
+    """Write a checkpoint, drop what is neither among the `keep` latest nor the best. All processes call it, one writes.
 
     Args:
       directory: of all checkpoints; its parent must exist.
@@ -54,8 +52,7 @@ def save(directory: Path, step: int, state: Any, info: dict[str, Any], *, keep: 
     try:
         directory.parent.stat()  # orbax would quietly recreate a workdir that has been removed
         if not target.exists():
-            if jax.process_count() > 1:
-                state = jax.tree.map(np.asarray, state)  # every process has all of it
+            state = jax.tree.map(np.asarray, state) if jax.process_count() > 1 else state  # each has all of it
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
             if shutil.disk_usage(directory.parent).free < size + 2**16:  # orbax in the middle of it is less orderly
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
