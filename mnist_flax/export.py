@@ -39,7 +39,7 @@ class Args:
     workdir: Path
     """Directory of the run."""
     format: Literal["keras", "onnx", "stablehlo", "html"]
-    """keras: any backend; stablehlo: JAX on cpu, cuda, tpu, for six months; html: 28 x 28 pixels, 10 classes at most."""
+    """keras: any backend; stablehlo: JAX on cpu, cuda, tpu, for six months; html: of 28 x 28 pixels, 10 classes."""
     out: Path
     """The file: .keras or .h5 (keras), .onnx, .stablehlo or .html."""
     step: str = "latest"

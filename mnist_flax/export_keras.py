@@ -11,6 +11,7 @@ zip (`unzip -p exp1.keras mnist_flax.json`); the data set `mnist_flax` of a .h5 
 
 import json
 import os
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,18 @@ def write(path: Path, run: record.Run, variables: dict[str, Any], about: dict[st
         leaf = _LEAVES.get(leaf, leaf)
         collection = "batch_stats" if leaf in ("mean", "var") else "params"
         variable.assign(variables[collection][layer][leaf])
-    model.optimizer.build(model.trainable_variables)  # else Keras warns at opening that its state is missing
-    model.save(path)
     text = json.dumps(about)
     if path.suffix == ".keras":
+        model.optimizer.build(model.trainable_variables)  # else Keras warns at opening that its state is missing
+        model.save(path)
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(f"{NAME}.json", text)
     else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Keras's own, of numpy
+            model.save(path)
         with h5py.File(path, "a") as file:
+            del file["optimizer_weights"]  # where Keras finds them, it opens a model that cannot be trained on
             file[NAME] = text
 
 
@@ -70,7 +75,7 @@ def build(run: record.Run) -> keras.Model:
         limit = keras.constraints.MaxNorm(max_norm, axis=0) if layer in config.max_norm_layers else None
         return keras.layers.Dense(units, kernel_regularizer=l2, kernel_constraint=limit, name=name)
 
-    layers = [
+    layers: list[Any] = [
         keras.Input(tuple(run.data["image_shape"]), name="images"),
         keras.layers.Rescaling(1 / 255, name="scaled"),
         keras.layers.Flatten(data_format="channels_last", name="flat"),

@@ -23,7 +23,8 @@ def write(path: Path, run: record.Run, variables: dict[str, Any], about: dict[st
       variables: params and batch_stats.
       about: metadata, JSON values.
     """
-    path.write_text(page.render(folded(run, variables), class_names=run.data["class_names"], about=about))
+    text = page.render(folded(run, variables), class_names=run.data["class_names"], about=about)
+    path.write_text(text, encoding="utf-8")
 
 
 def folded(run: record.Run, variables: dict[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -47,7 +48,7 @@ def folded(run: record.Run, variables: dict[str, Any]) -> list[tuple[np.ndarray,
 def logits(path: Path, images: np.ndarray) -> np.ndarray:
     """Logits float32 [N, C] that the page's own script gives for uint8 images [N, 28, 28, 1]."""
     with MiniRacer() as engine:
-        engine.eval(_Script(path.read_text()).text)
+        engine.eval(_Script(path.read_text(encoding="utf-8")).text)
         engine.eval(
             "function all(images) { return images.map((image) => Array.from(forward(Uint8Array.from(image)))) }"
         )
