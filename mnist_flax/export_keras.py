@@ -50,16 +50,16 @@ def write(path: Path, run: record.Run, variables: dict[str, Any], about: dict[st
         leaf = _LEAVES.get(leaf, leaf)
         collection = "batch_stats" if leaf in ("mean", "var") else "params"
         variable.assign(variables[collection][layer][leaf])
-    text = json.dumps(about)
     if path.suffix == ".keras":
         model.optimizer.build(model.trainable_variables)  # else Keras warns at opening that its state is missing
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Keras's own, of numpy
         model.save(path)
+    text = json.dumps(about)
+    if path.suffix == ".keras":
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(f"{NAME}.json", text)
     else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Keras's own, of numpy
-            model.save(path)
         with h5py.File(path, "a") as file:
             del file["optimizer_weights"]  # where Keras finds them, it opens a model that cannot be trained on
             file[NAME] = text
@@ -101,5 +101,5 @@ def build(run: record.Run) -> keras.Model:
 def logits(path: Path, images: np.ndarray) -> np.ndarray:
     """Logits float32 [N, C] that Keras gets from the file for uint8 images [N, H, W, C]."""
     model: Any = keras.models.load_model(path)
-    upto: Any = keras.Model(model.inputs, model.get_layer("logits").output)
+    upto: Any = keras.Model(model.inputs[0], model.get_layer("logits").output)
     return upto.predict(images, verbose=0)
