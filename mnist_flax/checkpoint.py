@@ -38,6 +38,8 @@ def steps(directory: Path) -> list[int]:
 def save(directory: Path, step: int, state: Any, info: dict[str, Any], *, keep: int) -> None:
     """Write a checkpoint and drop what is neither among the `keep` latest nor the best.
 
+    Of several processes all must call it, with the same arrays; one writes.
+
     Args:
       directory: of all checkpoints; its parent must exist.
       step: finished updates; a checkpoint of that step already there is kept as it is.
@@ -52,27 +54,30 @@ def save(directory: Path, step: int, state: Any, info: dict[str, Any], *, keep: 
     try:
         directory.parent.stat()  # orbax would quietly recreate a workdir that has been removed
         if not target.exists():
+            if jax.process_count() > 1:
+                state = jax.tree.map(np.asarray, state)  # every process has all of it
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
             if shutil.disk_usage(directory.parent).free < size + 2**16:  # orbax in the middle of it is less orderly
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             ocp.save(str(scratch.absolute()), state, custom_metadata=info, overwrite=True)
-            _write_durably(scratch / _SUMS, _sums(scratch))
-            scratch.rename(target)
+            if jax.process_index() == 0:
+                _write_durably(scratch / _SUMS, _sums(scratch))
+                scratch.rename(target)
     except (OSError, ValueError, RuntimeError) as error:
         clean(directory)
         saved = steps(directory)
         good = f"the last good checkpoint is {directory / str(saved[-1])}" if saved else "there is no earlier one"
         raise RunError(f"the checkpoint of step {step} could not be saved ({_first_line(error)}); {good}") from error
-    kept = {*steps(directory)[-keep:], info["best_step"]}
-    for old in steps(directory):
-        if old not in kept:
+    if jax.process_index() == 0:
+        kept = {*steps(directory)[-keep:], info["best_step"]}
+        for old in {*steps(directory)} - kept:
             (directory / str(old)).rename(directory / f".deleting-{old}")
-    clean(directory)
+        clean(directory)
 
 
 def clean(directory: Path) -> None:
     """Remove what a killed process left half written or half deleted; only for the holder of the workdir."""
-    for leftover in (*directory.glob(".saving-*"), *directory.glob(".deleting-*")):
+    for leftover in () if jax.process_index() else (*directory.glob(".saving-*"), *directory.glob(".deleting-*")):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -213,7 +218,6 @@ def _write_durably(path: Path, content: bytes) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    if "No space left on device" in text:  # tensorstore says it behind a long path
+    if "No space left on device" in (text := str(error).strip()):  # tensorstore says it behind a long path
         return "No space left on device"
     return text.split("\n")[0][:200] or type(error).__name__

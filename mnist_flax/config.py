@@ -14,6 +14,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON = 0.99, 1e-3  # Keras's defaults, and no setting
+
 _RESTORE = "restore it or choose another --workdir"
 _TINY, _HUGE, _BELOW_1 = 1e-30, 1e30, 1 - 2**-24  # well inside float32, whose largest number below 1 is the last
 
@@ -110,7 +112,6 @@ class Config:
             limits = f"from {low:g} to {high:.8g}, such as {example}"
             _check(name, value, _is_number(value) and low <= value <= high, limits)
         _check_int("seed", h.seed, 0, 2**32 - 1)
-
         _check("widths", self.widths, len(self.widths) <= 64, "at most 64 layers")
         for width in self.widths:
             _check(
@@ -207,9 +208,8 @@ def _check(name: str, value: object, ok: object, remedy: str) -> None:
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:
-    _check(
-        name, value, _is_int(value) and low <= typing.cast(int, value) <= high, f"a whole number from {low} to {high}"
-    )
+    ok = _is_int(value) and low <= typing.cast(int, value) <= high
+    _check(name, value, ok, f"a whole number from {low} to {high}")
 
 
 def _is_int(value: object) -> bool:

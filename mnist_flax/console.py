@@ -81,7 +81,7 @@ def main(args_type: type[Args], run: Callable[[Args, StopSignals], None]) -> NoR
         _fail(error, 1)
     except Stopped as stop:
         print(stop, file=sys.stderr)
-        sys.exit(stop.exit_code)
+        _leave(stop.exit_code)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)  # all is done and said
     sys.exit(0)
@@ -90,6 +90,11 @@ def main(args_type: type[Args], run: Callable[[Args, StopSignals], None]) -> NoR
 def say(text: str = "") -> None:
     """Print a line now, also into a pipe."""
     print(text, flush=True)
+
+
+def mute() -> None:
+    """Say nothing more: another process speaks for all. Warnings and errors are still told."""
+    sys.stdout = open(os.devnull, "w")
 
 
 def warn(text: str) -> None:
@@ -172,4 +177,12 @@ def _fail(error: object, code: int) -> NoReturn:
     if "--traceback" in sys.argv:
         traceback.print_exc()
     print(f"error: {error}", file=sys.stderr)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    jax = sys.modules.get("jax")
+    if jax and jax.distributed.is_initialized():  # or JAX would wait minutes for a process that may be gone
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

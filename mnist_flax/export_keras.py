@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mnist_flax import record
-from mnist_flax.model import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
+from mnist_flax.config import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
 
 os.environ["KERAS_BACKEND"] = "jax"  # whatever the user's Keras is set to: only this one is surely there
 import h5py

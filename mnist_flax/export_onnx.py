@@ -17,7 +17,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from mnist_flax import record
-from mnist_flax.model import BATCH_NORM_EPSILON
+from mnist_flax.config import BATCH_NORM_EPSILON
 
 # ONNX 1.10 of 2021: the first with the BatchNormalization of today, and read by every runtime since.
 OPSET, IR_VERSION = 15, 8

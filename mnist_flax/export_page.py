@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from py_mini_racer import MiniRacer
 
-from mnist_flax import page, record
-from mnist_flax.model import BATCH_NORM_EPSILON
+from mnist_flax import folded, page, record
 
 
 def write(path: Path, run: record.Run, variables: dict[str, Any], about: dict[str, Any]) -> None:
@@ -23,26 +22,9 @@ def write(path: Path, run: record.Run, variables: dict[str, Any], about: dict[st
       variables: params and batch_stats.
       about: metadata, JSON values.
     """
-    text = page.render(folded(run, variables), class_names=run.data["class_names"], about=about)
+    layers = folded.fold(variables["params"], variables["batch_stats"])
+    text = page.render(layers, class_names=run.data["class_names"], about=about)
     path.write_text(text, encoding="utf-8")
-
-
-def folded(run: record.Run, variables: dict[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Kernel float32 [in, out] and bias float32 [out] of each layer, its BatchNorm multiplied into them in float64."""
-    layers = []
-    for layer in range(1, len(run.config.widths) + 2):
-        dense = variables["params"][f"dense_{layer}"]
-        kernel, bias = (np.asarray(dense[leaf], np.float64) for leaf in ("kernel", "bias"))
-        if layer in run.config.batch_norm_layers:
-            name = f"batch_norm_{layer}"
-            leaves = variables["params"][name] | variables["batch_stats"][name]
-            scale, shift, mean, var = (
-                np.asarray(leaves[leaf], np.float64) for leaf in ("scale", "bias", "mean", "var")
-            )
-            factor = scale / np.sqrt(var + BATCH_NORM_EPSILON)  # [out]
-            kernel, bias = kernel * factor, (bias - mean) * factor + shift
-        layers.append((kernel.astype(np.float32), bias.astype(np.float32)))
-    return layers
 
 
 def logits(path: Path, images: np.ndarray) -> np.ndarray:

@@ -124,3 +124,21 @@ def fit(
                 evaluation = jax.tree.map(np.asarray, evaluate(state))
             seconds = ended - began, time.perf_counter() - ended
             yield Event(done + last, epoch + 1, state, metrics, seconds[0], evaluation, seconds[1])
+
+
+def not_finite(event: Event) -> str | None:
+    """The first step of a call, or else the leaf behind it, whose numbers are not finite, in words."""
+    seen = {name: values for name, values in event.metrics._asdict().items() if values.dtype.kind == "f"}
+    bad = ~np.all([np.isfinite(values) for values in seen.values()], axis=0)
+    if bad.any():
+        first = int(bad.argmax())
+        values = ", ".join(f"{name}={float(v[first])}" for name, v in seen.items())
+        return f"not finite at step {event.step - len(bad) + first + 1}: {values}"
+    leaves = jax.tree_util.tree_leaves_with_path(event.state)
+    leaves += [] if event.evaluation is None else jax.tree_util.tree_leaves_with_path({"evaluation": event.evaluation})
+    for where, leaf in leaves:
+        values = np.asarray(leaf)
+        if not (finite := np.isfinite(values)).all():
+            worst = f"{jax.tree_util.keystr(where)} has {values[~finite].ravel()[0]}"
+            return f"not finite after step {event.step}: {worst}"
+    return None

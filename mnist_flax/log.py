@@ -1,7 +1,7 @@
 """What a run says and writes as it goes: its introduction, its metrics, its result.
 
-log = Log(workdir, config, make_tx, info)
-log.record(event, progress)  # a line an epoch on the terminal, two in `metrics.jsonl`
+log = Log(workdir, config, make_tx, info, scribe)
+log.record(event, progress)  # a line an epoch on the terminal, two in `metrics.jsonl`; figures and event files
 """
 
 import shutil
@@ -19,15 +19,19 @@ from mnist_flax import console, metrics, record, workdir, writer
 from mnist_flax.config import Config
 from mnist_flax.fit import Event, Plan
 from mnist_flax.model import MLP
+from mnist_flax.scribe import Epoch, Scribe, Steps
 from mnist_flax.state import MakeTx
 
 
 class Log:
-    """The run's metrics: on the terminal, in `metrics.jsonl`, and in `info`, which every checkpoint carries."""
+    """The run's metrics: on the terminal, in `metrics.jsonl`, at the scribe's, and in `info` for the checkpoints."""
 
-    def __init__(self, path: Path, config: Config, make_tx: MakeTx, info: dict[str, Any]) -> None:
-        self.info = info
-        self._file, self._config = workdir.metrics_file(path), config
+    def __init__(
+        self, path: Path | None, config: Config, make_tx: MakeTx, info: dict[str, Any], scribe: Scribe
+    ) -> None:
+        """Write below `path`; None, in a process that does not lead, writes nothing."""
+        self.info, self._scribe = info, scribe
+        self._file, self._config = path and workdir.metrics_file(path), config
         self._unit_schedule = make_tx.unit_schedule()
 
     def record(self, event: Event, progress: console.Progress) -> None:
@@ -35,15 +39,34 @@ class Log:
         name = f"epoch {event.epoch}/{self._config.epochs}"
         so_far, lines = account(self.info, event, self._config, self._unit_schedule)
         progress.update(event.step, f"{name}  loss {so_far['loss']:.4f}  accuracy {so_far['accuracy']:.4f}")
+        self._scribe.tell(Steps(event.step, self._scalars(event)))
         if not lines:
             return
-        for line in lines:
-            writer.append(self._file, line)
+        state = jax.tree.map(np.array, (event.state.params, event.state.batch_stats))  # copies: the step donates them
+        self._scribe.tell(Epoch(lines, *state))
+        if self._file:
+            for line in lines:
+                writer.append(self._file, line)
         train, score = lines
         progress.say(
             f"{name} {train['seconds']:6.1f} s   train: loss {train['loss']:.4f}, accuracy {train['accuracy']:.2%}"
             f"   {self._config.eval_split}: loss {score['loss']:.4f}, accuracy {score['accuracy']:.2%}"
         )
+
+    def _scalars(self, event: Event) -> dict[str, np.ndarray]:
+        """Of every step of a call, [K] each."""
+        sums = {name: np.asarray(leaf) for name, leaf in event.metrics._asdict().items()}
+        examples, steps = sums["examples"], len(sums["examples"])
+        cross_entropy, penalty = sums["cross_entropy"] / examples, sums["l2_penalty"] / examples
+        rates = np.asarray(self._unit_schedule(np.arange(event.step - steps, event.step)))
+        return {
+            "loss": cross_entropy + penalty,
+            "cross_entropy": cross_entropy,
+            "l2_penalty": penalty,
+            "accuracy": sums["correct"] / examples,
+            "gradient_norm": sums["gradient_norm"],
+            "learning_rate": np.broadcast_to(self._config.hparams.learning_rate * rates, steps),
+        }
 
     def result(self) -> str:
         """What the last evaluation said, as a count."""

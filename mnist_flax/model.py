@@ -13,9 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-# Keras's defaults for BatchNormalization.
-BATCH_NORM_MOMENTUM = 0.99
-BATCH_NORM_EPSILON = 1e-3
+from mnist_flax.config import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
 
 
 class MLP(nn.Module):

@@ -1,10 +1,11 @@
-"""The figures of a single run: what it gets wrong, how sure it is, what it looks at.
+"""The figures of a single run: its data, how it learned, what it gets wrong, how sure it is, what it looks at.
 
+save(digits(images, labels, names), directory / "digits.png")
 evaluation_figures(directory, images, labels, logits, kernel, names)  # confusion, mistakes, reliability, weights
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,8 +13,9 @@ from mnist_flax.canvas import COLORS, open_figure, open_grid, save
 from mnist_flax.metrics import report, softmax
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_GAP = 3  # pixels between pictures
 
 
 def evaluation_figures(
@@ -34,6 +36,28 @@ def evaluation_figures(
     save(mistakes(images, labels, logits, names), directory / "mistakes.png")
     save(reliability(logits, labels), directory / "reliability.png")
     save(weights(kernel, images.shape[1:]), directory / "weights.png")
+
+
+def digits(images: np.ndarray, labels: np.ndarray, names: list[str]) -> "Figure":
+    """The first nine training images with their labels: the tutorial's first picture."""
+    return _gallery("The first training images", images[:9], [names[label] for label in labels[:9]], 3, 4, 4.6)
+
+
+def curves(history: list[dict[str, Any]], eval_split: str) -> "Figure":
+    """Loss and accuracy by epoch, in training and on the evaluation split, from the lines of `metrics.jsonl`."""
+    figure, axes = open_grid("Training", 1, 2, 8, 3.6)
+    said = {"train": "train (dropout on, mean over the epoch)", "eval": f"{eval_split} (after it)"}
+    shown = (("loss", 1, "loss with L2 penalty (nats)"), ("accuracy", 100, "accuracy (%)"))
+    for axis, (name, factor, label) in zip(axes, shown, strict=True):
+        for split, color, style in (("train", COLORS[1], "o--"), ("eval", COLORS[2], "s-")):
+            lines = [line for line in history if line["split"] == split]
+            epochs, values = [line["epoch"] for line in lines], [factor * line[name] for line in lines]
+            axis.plot(epochs, values, style, color=color, markersize=4 if len(lines) < 40 else 0, label=said[split])
+        axis.locator_params(axis="x", integer=True)
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.grid(color="0.9")
+        axis.legend(frameon=False, fontsize=8)
+    return figure
 
 
 def confusion(matrix: np.ndarray, names: list[str]) -> "Figure":
@@ -59,11 +83,8 @@ def mistakes(images: np.ndarray, labels: np.ndarray, logits: np.ndarray, names: 
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:25]
     title = f"Most confidently wrong: {len(worst)} of {len(wrong)} mistakes among {len(labels):,}"
-    figure, axes = open_grid(title, 5, 5, 6.4, 7.6)
-    for axis, index in zip(axes, worst, strict=False):
-        said = f"{names[predicted[index]]} ({confidence[index]:.1%})\ntruth: {names[labels[index]]}"
-        _show(axis, images[index], said, size=8)
-    return figure
+    said = [f"{names[predicted[i]]} ({confidence[i]:.1%})\ntruth: {names[labels[i]]}" for i in worst]
+    return _gallery(title, images[worst], said, 5, 6.4, 8.2)
 
 
 def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> "Figure":
@@ -91,20 +112,41 @@ def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> "Figu
 
 def weights(kernel: np.ndarray, shape: tuple[int, ...]) -> "Figure":
     """The incoming weights of the 64 first-layer units with the largest norm, each as an image on one scale."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    largest = np.argsort(-np.linalg.norm(kernel, axis=0), kind="stable")[:64]
-    limit = float(np.percentile(np.abs(kernel[:, largest]), 99.5))
-    figure, axes = open_grid(f"Weights of {len(largest)} of {kernel.shape[1]} first-layer units", 8, 8, 6.4, 6.9)
-    for axis, unit in zip(axes, largest, strict=False):
-        image = kernel[:, unit].reshape(shape).mean(axis=-1)  # over the channels
-        axis.imshow(image, cmap="PuOr", vmin=-limit, vmax=limit)
-    scale = ScalarMappable(Normalize(-limit, limit), "PuOr")
-    figure.colorbar(scale, ax=axes.tolist(), shrink=0.5, location="bottom", label="weight", aspect=40)
+    pictures, limit = unit_pictures(kernel, shape)
+    figure, axis = open_figure(f"Weights of {len(pictures)} of {kernel.shape[1]} first-layer units", 6.4, 7.1)
+    axis.set_axis_off()
+    shown = axis.imshow(mosaic(pictures, 8, np.nan), cmap="PuOr", vmin=-limit, vmax=limit)
+    figure.colorbar(shown, ax=axis, shrink=0.5, location="bottom", label="weight", aspect=40, pad=0.02)
     return figure
 
 
-def _show(axis: "Axes", image: np.ndarray, title: str, size: float = 10) -> None:
-    axis.imshow(image.squeeze(), cmap="gray" if image.shape[-1] == 1 else None, vmin=0, vmax=255)
-    axis.set_title(title, size=size)
+def unit_pictures(kernel: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, float]:
+    """The weights of the 64 units with the largest norm as images [64, H, W], and the end of a scale for them."""
+    largest = np.argsort(-np.linalg.norm(kernel, axis=0), kind="stable")[:64]
+    limit = float(np.percentile(np.abs(kernel[:, largest]), 99.5))
+    return kernel[:, largest].T.reshape(-1, *shape).mean(axis=-1), limit  # over the channels
+
+
+def mosaic(pictures: np.ndarray, columns: int, fill: float, below: int = 0) -> np.ndarray:
+    """Pictures [N, H, W, ...] side by side, row by row, in one [rows, columns, ...], with room `below` each."""
+    n, height, width = pictures.shape[:3]
+    rows = max(1, -(-n // columns))
+    padding = [(0, rows * columns - n), (0, _GAP + below), (0, _GAP)] + [(0, 0)] * (pictures.ndim - 3)
+    padded = np.pad(pictures, padding, constant_values=fill)
+    padded[n:] = fill
+    grid = padded.reshape(rows, columns, *padded.shape[1:]).swapaxes(1, 2)  # [rows, H, columns, W, ...]
+    return grid.reshape(rows * padded.shape[1], columns * padded.shape[2], *pictures.shape[3:])
+
+
+def _gallery(title: str, images: np.ndarray, said: list[str], columns: int, width: float, height: float) -> "Figure":
+    """Images uint8 [N, H, W, C] with a line or two below each. One pair of axes for all: many take seconds."""
+    figure, axis = open_figure(title, width, height)
+    axis.set_axis_off()
+    side, below = images.shape[2], images.shape[1] * (1 + max((text.count("\n") for text in said), default=0)) // 5 + 1
+    axis.imshow(mosaic(images, columns, 255, below).squeeze(), cmap="gray" if images.shape[-1] == 1 else None)
+    for index, text in enumerate(said):
+        row, column = divmod(index, columns)
+        x = column * (side + _GAP) + side / 2
+        y = row * (images.shape[1] + _GAP + below) + images.shape[1] + 0.5
+        axis.text(x, y, text, ha="center", va="top", size=8 if columns > 3 else 10)
+    return figure

@@ -46,6 +46,8 @@ class Args:
     Default: a journal in the workdir."""
     figures: bool = True
     """Draw figures of the results."""
+    tensorboard: bool = True
+    """Write event files of all members into the workdir's tensorboard/."""
     data_dir: Path | None = None
     """Where prepared datasets live, laid out as TFDS does. Default: a directory of our own in the user's cache."""
     manual_dir: Path | None = None
@@ -156,10 +158,15 @@ def _conclude(args: Args, sweep: stages.Sweep) -> None:
             drawn.parent.mkdir(exist_ok=True)
             sweep_figures(drawn.parent, rows, sweep.study.search is not None, importances)
             drawn.write_text(key)
+    events = sweep.path / "tensorboard"
+    if args.tensorboard and len(rows) > (len(list(events.iterdir())) if events.exists() else 0):
+        from mnist_flax.events import write_members
+
+        with sweepdir.alone(sweep.path):
+            write_members(events, rows)
     _tell_result(rows)
-    console.say(
-        f"results in {sweep.path}: summary.md, summary.csv, results.jsonl{', figures/' if args.figures else ''}"
-    )
+    more = ", figures/" * args.figures + ", tensorboard/" * args.tensorboard
+    console.say(f"results in {sweep.path}: summary.md, summary.csv, results.jsonl{more}")
 
 
 def _tell_result(rows: list[dict[str, Any]]) -> None:

@@ -22,7 +22,8 @@ from mnist_flax.state import MakeTx, TrainState, as_arrays, init_state, make_mod
 
 TINY = Config(widths=(16, 16), batch_size=16, epochs=2, steps_per_call=4)
 TINY_FLAGS = ["--widths", "16", "16", "--batch-size", "16", "--epochs", "2", "--steps-per-call", "4",
-              "--train-split", "train[:200]", "--eval-split", "test[:203]"]  # fmt: skip
+              "--train-split", "train[:200]", "--eval-split", "test[:203]", "--no-figures",
+              "--no-tensorboard"]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -28,8 +28,8 @@ def test_a_batch_that_does_not_divide(batch_size: int, remedy: str) -> None:
         parallel.make_mesh(batch_size)
 
 
-def test_alone_nobody_is_preempted() -> None:
-    assert not parallel.preempted(0)
+def test_alone_a_signal_is_what_was_received() -> None:
+    assert parallel.stop_signal(0, None) is None and parallel.stop_signal(1, signal.SIGINT) == signal.SIGINT
 
 
 def test_two_processes_stop_at_one_call_when_one_gets_sigterm() -> None:
@@ -42,7 +42,7 @@ jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from mnist_flax import parallel
 print("ready", flush=True)
 for call in range(2000):
-    if parallel.preempted(call):
+    if parallel.stop_signal(call, None):
         print(call, flush=True)
         os._exit(0)
     time.sleep(0.01)

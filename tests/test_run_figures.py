@@ -22,8 +22,43 @@ def scored(dataset: data.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.asarray(split.images), np.asarray(split.labels), logits
 
 
-def titles(figure: Figure) -> list[str]:
-    return [axis.get_title() for axis in figure.axes if axis.get_title()]
+def captions(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_digits(dataset: data.Dataset) -> None:
+    images, labels = dataset.read("train[:20]")
+    figure = run_figures.digits(images, labels, NAMES)
+    assert captions(figure) == [str(label) for label in labels[:9]]
+    shown = np.asarray(figure.axes[0].images[0].get_array())
+    tops = [int(np.ceil(text.get_position()[1])) - 29 for text in figure.axes[0].texts]
+    lefts = [int(text.get_position()[0]) - 14 for text in figure.axes[0].texts]
+    for image, top, left in zip(images, tops, lefts, strict=False):
+        np.testing.assert_array_equal(shown[top : top + 28, left : left + 28], image[..., 0])
+
+
+def test_mosaic() -> None:
+    pictures = np.random.default_rng(0).random((7, 5, 4, 3))
+    made = run_figures.mosaic(pictures, 3, 9.0, below=2)
+    assert made.shape == (3 * (5 + 3 + 2), 3 * (4 + 3), 3)
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, 3)
+        np.testing.assert_array_equal(made[10 * row : 10 * row + 5, 7 * column : 7 * column + 4], picture)
+        made[10 * row : 10 * row + 5, 7 * column : 7 * column + 4] = 9
+    assert (made == 9).all()
+
+
+def test_curves() -> None:
+    history = []
+    for epoch in (1, 2, 3):
+        for split, loss in (("train", 1 / epoch), ("eval", 2 / epoch)):
+            history.append({"epoch": epoch, "split": split, "loss": loss, "accuracy": 1 - loss / 4})
+    left, right = run_figures.curves(history, "test").axes
+    assert [line.get_label() for line in left.lines] == ["train (dropout on, mean over the epoch)", "test (after it)"]
+    for axis, name, factor in ((left, "loss", 1), (right, "accuracy", 100)):
+        for line, split in zip(axis.lines, ("train", "eval"), strict=True):
+            want = [factor * row[name] for row in history if row["split"] == split]
+            np.testing.assert_allclose(line.get_data(), ([1, 2, 3], want))
 
 
 def test_confusion() -> None:
@@ -41,10 +76,10 @@ def test_mistakes(scored: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     wrong = [n for n in range(600) if probabilities[n].argmax() != labels[n]]
     worst = sorted(wrong, key=lambda n: -probabilities[n].max())[:25]
     want = [f"{probabilities[n].argmax()} ({probabilities[n].max():.1%})\ntruth: {labels[n]}" for n in worst]
-    assert titles(figure) == want
-    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), images[worst[0], :, :, 0])
+    assert captions(figure) == want
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array()[:28, :28], images[worst[0], :, :, 0])
     few = run_figures.mistakes(images[worst[:2]], labels[worst[:2]], logits[worst[:2]], NAMES)
-    assert len(titles(few)) == 2
+    assert len(captions(few)) == 2
 
 
 def test_reliability(scored: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
@@ -64,10 +99,13 @@ def test_reliability(scored: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
 def test_weights() -> None:
     kernel = np.random.default_rng(0).normal(size=(784, 70)) * np.linspace(1, 2, 70)
     figure = run_figures.weights(kernel, (28, 28, 1))
-    pictures = [axis.images[0].get_array() for axis in figure.axes if axis.images]
-    assert len(pictures) == 64
-    largest = np.argmax(np.linalg.norm(kernel, axis=0))
-    np.testing.assert_array_equal(pictures[0], kernel[:, largest].reshape(28, 28))
+    shown = np.asarray(figure.axes[0].images[0].get_array())
+    order = sorted(range(70), key=lambda unit: -np.linalg.norm(kernel[:, unit]))
+    for index, unit in enumerate(order[:64]):
+        row, column = divmod(index, 8)
+        picture = shown[31 * row : 31 * row + 28, 31 * column : 31 * column + 28]
+        np.testing.assert_array_equal(picture, kernel[:, unit].reshape(28, 28))
+    assert shown.shape == (8 * 31, 8 * 31)
 
 
 def test_files(scored: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path) -> None:

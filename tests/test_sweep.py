@@ -102,6 +102,8 @@ def test_results(finished_sweep: Path) -> None:
         "heatmap.png",
         "final.png",
     }
+    members = {f"{row['stage']}-{row['member']:04d}" for row in rows}
+    assert {path.name for path in (finished_sweep / "tensorboard").iterdir()} == members
 
 
 def test_members_are_ordinary_runs(finished_sweep: Path, command: Command, tmp_path: Path) -> None:
@@ -136,7 +138,17 @@ def test_a_finished_sweep_has_nothing_to_do(finished_sweep: Path, command: Comma
 
 
 def start(study: Path, path: Path, *flags: str) -> subprocess.Popen:
-    line = [sys.executable, "-m", "mnist_flax.sweep", str(study), "--workdir", str(path), "--no-figures", *flags]
+    line = [
+        sys.executable,
+        "-m",
+        "mnist_flax.sweep",
+        str(study),
+        "--workdir",
+        str(path),
+        "--no-figures",
+        "--no-tensorboard",
+        *flags,
+    ]
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 

@@ -1,0 +1,113 @@
+"""Where a scribe's messages become figures and event files.
+
+python -m mnist_flax.desk --figures --tensorboard < messages
+
+It ends with its pipe, however training ended, and says in one line what it cannot write.
+"""
+
+import pickle
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mnist_flax import folded, run_figures
+from mnist_flax.canvas import save
+from mnist_flax.config import flat
+from mnist_flax.events import Events
+from mnist_flax.scribe import Begin, End, Epoch, Message, Steps
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_EVERY = 10.0  # seconds between two drawings of the curves while a run goes on
+
+
+def main() -> None:
+    """Take messages until the pipe ends."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)  # they are for the training, which then ends the pipe
+    if "--traceback" not in sys.argv:
+        sys.excepthook = _failed
+    if isinstance(begin := _receive(), Begin):
+        desk = Desk(begin)
+        while message := _receive():
+            desk.take(message)
+        desk.close()
+
+
+class Desk:
+    """Writes figures/digits.png and curves.png, and tensorboard/."""
+
+    def __init__(self, begin: Begin) -> None:
+        """Write what is known before the first step."""
+        self._begin, self._history, self._epoch = begin, [*begin.history], None
+        self._drawn, self._drawn_at = 0, time.monotonic()
+        self._names = list(begin.dataset.class_names)
+        self._draws, self._events = "--figures" in sys.argv, None
+        if "--tensorboard" in sys.argv:
+            self._events = Events(begin.path / "tensorboard", begin.start)
+            self._events.describe(begin.config, begin.graph)
+            self._events.compare(flat(begin.config))
+        if self._draws:
+            train = begin.dataset.read(begin.config.train_split)
+            self._save("digits", run_figures.digits(train.images[:9], train.labels[:9], self._names))
+
+    def take(self, message: Message) -> None:
+        """Write what a message tells."""
+        match message:
+            case Steps() if self._events:
+                self._events.steps(message.values, message.last)
+            case Epoch():
+                self._history += message.lines
+                self._epoch = message
+                if self._events:
+                    _, score = message.lines  # training has told its own, step by step
+                    self._events.scores(score)
+                    self._events.parameters(message.params, self._begin.dataset.image_shape, score["step"])
+                if time.monotonic() - self._drawn_at > _EVERY:
+                    self._draw_curves()
+            case End() if self._events and self._epoch:
+                self._events.figure("mistakes", self._mistakes(self._epoch), self._history[-1]["step"])
+                self._events.finish()
+        if self._events:
+            self._events.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        if len(self._history) > self._drawn:
+            self._draw_curves()
+        if self._events:
+            self._events.close()
+
+    def _draw_curves(self) -> None:
+        if self._draws:
+            self._save("curves", run_figures.curves(self._history, self._begin.config.eval_split))
+        self._drawn, self._drawn_at = len(self._history), time.monotonic()
+
+    def _mistakes(self, epoch: Epoch) -> "Figure":
+        split = self._begin.dataset.read(self._begin.config.eval_split)
+        logits = folded.apply(folded.fold(epoch.params, epoch.batch_stats), split.images)
+        return run_figures.mistakes(np.asarray(split.images), split.labels, logits, self._names)
+
+    def _save(self, name: str, figure: "Figure") -> None:
+        (self._begin.path / "figures").mkdir(exist_ok=True)
+        save(figure, self._begin.path / "figures" / f"{name}.png")
+
+
+def _receive() -> Message | None:
+    try:
+        return pickle.load(sys.stdin.buffer)
+    except (EOFError, pickle.UnpicklingError):  # the training has ended, maybe in the middle of a message
+        return None
+
+
+def _failed(kind: type[BaseException], error: BaseException, _: object) -> None:
+    text = " ".join(str(error).split())[:300] or kind.__name__
+    print(f"warning: figures and tensorboard end here ({text}); training goes on", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

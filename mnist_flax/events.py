@@ -1,0 +1,155 @@
+"""What TensorBoard shows of a run, written without TensorFlow.
+
+    events = Events(directory, start=0)
+    events.describe(config, graph)  # text and the graph
+    events.compare(flat(config))  # hyperparameters
+    events.steps(values, last=67)  # scalars of training, step by step
+    events.scores(line)  # scalars of an epoch
+    events.parameters(params, image_shape, step)  # histograms, norms, an image
+    events.close()
+
+Two runs, `train` and `eval`, so that TensorBoard draws both in one chart; what is not training's is `eval`'s. A later
+`start` hides what an earlier process wrote beyond it.
+"""
+
+import importlib
+import io
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+
+from mnist_flax.config import Config, to_json
+from mnist_flax.run_figures import mosaic, unit_pictures
+from mnist_flax.writer import scratch_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from mnist_flax.graph import Node
+
+# protobuf makes their classes as they are imported, so that no type checker sees them
+event_pb2, graph_pb2, node_def_pb2, summary_pb2 = (
+    cast(Any, importlib.import_module(f"tensorboardX.proto.{name}_pb2"))
+    for name in ("event", "graph", "node_def", "summary")
+)
+
+_SCORES = ("loss", "cross_entropy", "l2_penalty", "accuracy")
+
+
+class Events:
+    """The event files of one run in one process."""
+
+    def __init__(self, directory: Path, start: int) -> None:
+        """Open new files in `directory`/train and /eval; events of steps above `start` in older files count no more."""
+        self._writers = {}
+        for name in ("train", "eval"):
+            (directory / name).mkdir(parents=True, exist_ok=True)
+            # The process is in the name: two writers in one second must not share a file.
+            self._writers[name] = EventsWriter(str(directory / name / "events"), f".{os.getpid()}")
+            log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(name, event_pb2.Event(step=start + 1 if start else 0, session_log=log))
+
+    def describe(self, config: Config, graph: "list[Node]") -> None:
+        """The config as text, and the network as a graph."""
+        self._add("eval", summary.text("config", f"```\n{json.dumps(to_json(config), indent=2)}\n```"), 0)
+        nodes = [node_def_pb2.NodeDef(name=n.name, op=n.op, input=n.inputs) for n in graph]
+        self._write("eval", event_pb2.Event(graph_def=graph_pb2.GraphDef(node=nodes).SerializeToString()))
+
+    def compare(self, values: dict[str, Any]) -> None:
+        """The hyperparameters by which TensorBoard compares this run with others."""
+        plain = {name: v if isinstance(v, (int, float, str)) else str(list(v)) for name, v in values.items()}
+        experiment, session, self._end = summary.hparams(plain, dict.fromkeys(_SCORES, 0.0))
+        self._add("eval", experiment, 0)
+        self._add("eval", session, 0)
+
+    def steps(self, values: dict[str, np.ndarray], last: int) -> None:
+        """Scalars of the training steps up to `last`, by tag: float [K]."""
+        first = last + 1 - len(next(iter(values.values())))
+        for k, row in enumerate(zip(*values.values(), strict=True)):
+            self._add("train", _scalars(dict(zip(values, row, strict=True))), first + k)
+
+    def scores(self, line: dict[str, Any]) -> None:
+        """The scalars of a line of `metrics.jsonl`."""
+        self._add(line["split"], _scalars({name: line[name] for name in _SCORES}), line["step"])
+
+    def parameters(self, params: Any, image_shape: tuple[int, ...], step: int) -> None:
+        """Histograms and norms of all parameters, and the first layer's weights as an image."""
+        for layer, leaves in params.items():
+            for name, leaf in leaves.items():
+                self._add("eval", summary.histogram(f"{layer}/{name}", leaf, bins=64), step)
+                self._add("eval", _scalars({f"norm/{layer}/{name}": float(np.linalg.norm(leaf))}), step)
+        pictures, limit = unit_pictures(params["dense_1"]["kernel"], image_shape)
+        image = summary.image("first_layer", _colored(mosaic(pictures / limit, 8, 0)), dataformats="HWC")
+        self._add("eval", image, step)
+
+    def figure(self, tag: str, figure: "Figure", step: int) -> None:
+        """A figure as an image."""
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        width, height = figure.canvas.get_width_height()
+        image = summary_pb2.Summary.Image(
+            encoded_image_string=file.getvalue(), width=width, height=height, colorspace=4
+        )
+        self._add("eval", summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=tag, image=image)]), step)
+
+    def finish(self) -> None:
+        """Mark the run as finished, for the table of hyperparameters."""
+        self._add("eval", self._end, 0)
+
+    def flush(self) -> None:
+        """See everything on the disk."""
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        """Flush, and no more."""
+        for writer in self._writers.values():
+            writer.close()
+
+    def _add(self, name: str, what: Any, step: int) -> None:
+        self._write(name, event_pb2.Event(step=step, summary=what))
+
+    def _write(self, name: str, event: Any) -> None:
+        event.wall_time = time.time()
+        self._writers[name].write_event(event)
+
+
+def write_members(directory: Path, rows: list[dict[str, Any]]) -> None:
+    """Event files of a sweep's finished members, from the rows of results.jsonl, so that TensorBoard compares them.
+
+    Each in a directory of its own, by one rename; those that are there stay as they are.
+    """
+    for row in rows:
+        target = directory / f"{row['stage']}-{row['member']:04d}"
+        if target.exists():
+            continue
+        scratch = scratch_of(target)
+        shutil.rmtree(scratch, ignore_errors=True)
+        events = Events(scratch, start=0)
+        events.compare(
+            {"stage": row["stage"]} | ({"method": row["method"]} if row["method"] else {}) | row["overrides"]
+        )
+        for line in row["history"]:
+            events.scores(line)
+        events.finish()
+        events.close()
+        scratch.rename(target)
+
+
+def _scalars(values: dict[str, float]) -> Any:
+    return summary_pb2.Summary(
+        value=[summary_pb2.Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()]
+    )
+
+
+def _colored(weights: np.ndarray) -> np.ndarray:
+    """From -1, orange, by way of 0, white, to 1, blue: uint8 [..., 3]; the ends as dark as each other."""
+    ends = np.where(weights[..., None] < 0, (179, 88, 6), (45, 76, 160))
+    return np.round(255 + np.minimum(np.abs(weights), 1)[..., None] * (ends - 255)).astype(np.uint8)
