@@ -52,8 +52,44 @@ def load(path: str | Path, step: str | int = "latest") -> "tuple[MLP, dict[str, 
       InputError: there is no such run or checkpoint.
       RunError: the checkpoint is damaged.
     """
-    _, model, variables = _load(Path(path).expanduser().absolute(), step)
+    _, model, variables = restore(Path(path).expanduser().absolute(), step)
     return model, variables
+
+
+def restore(path: Path, step: str | int) -> "tuple[int, MLP, dict[str, Any]]":
+    """As `load`, of an absolute path, with the number of the step in front."""
+    recorded = record.read(path)
+    step = int(step) if isinstance(step, str) and step.isdecimal() else step
+    if step not in ("latest", "best") and not isinstance(step, int):
+        raise InputError(f"step={step!r} is no checkpoint; give latest, best or a number of finished steps")
+
+    from mnist_flax import checkpoint
+    from mnist_flax.state import make_model
+
+    identity = record.identity_of(recorded)
+    step, state, _ = checkpoint.restore(workdir.checkpoints(path), step, identity=identity, warn=console.warn)
+    model = make_model(recorded.config, len(recorded.data["class_names"]))
+    return step, model, {"params": state["params"], "batch_stats": state["batch_stats"]}
+
+
+def find_dataset(recorded: record.Run, data_dir: Path | None) -> data.Dataset:
+    """The very data that a run was trained on.
+
+    Args:
+      recorded: the run.
+      data_dir: where prepared datasets live; None looks where the run found it, then in our own directory.
+
+    Raises:
+      InputError: it is not there, or another than the run's.
+    """
+    name, facts = recorded.config.dataset, recorded.data
+    # The directory that `config.json` names is only read: its author may be somebody else.
+    theirs = None if data_dir else data.find_decoded(name, Path(facts["data_dir"]))
+    ours = (data_dir or data.default_data_dir()).expanduser().absolute()
+    dataset = theirs or data.open_dataset(name, ours, track=console.track)
+    if dataset.sha256 != facts["sha256"]:
+        raise InputError(f"{dataset.directory} holds another {name} than the run's; give its --data-dir")
+    return dataset
 
 
 def logits_of(model: "MLP", variables: dict[str, Any], images: np.ndarray, batch_size: int) -> np.ndarray:
@@ -73,13 +109,8 @@ def run(args: Args, signals: console.StopSignals) -> None:
     recorded = record.read(path)
     config, facts = recorded.config, recorded.data
     splits.check(config.dataset, args.split or config.eval_split)
-    step, model, variables = _load(path, args.step)
-    data_dir = (args.data_dir or data.default_data_dir()).expanduser().absolute()
-    # The directory that `config.json` names is only read: its author may be somebody else.
-    theirs = None if args.data_dir else data.find_decoded(config.dataset, Path(facts["data_dir"]))
-    dataset = theirs or data.open_dataset(config.dataset, data_dir, track=console.track)
-    if dataset.sha256 != facts["sha256"]:
-        raise InputError(f"{dataset.directory} holds another {config.dataset} than the run's; give its --data-dir")
+    step, model, variables = restore(path, args.step)
+    dataset = find_dataset(recorded, args.data_dir)
     split = dataset.read(args.split or config.eval_split)
     logits = logits_of(model, variables, split.images, config.eval_batch_size)
     about = {"step": step, "dataset": config.dataset, "split": args.split or config.eval_split}
@@ -92,21 +123,6 @@ def run(args: Args, signals: console.StopSignals) -> None:
         kernel = np.asarray(variables["params"]["dense_1"]["kernel"])
         evaluation_figures(path / "figures", split.images, split.labels, logits, kernel, facts["class_names"])
     console.say(f"written to {path / 'evaluation.json'}" + (f" and {path / 'figures'}" if args.figures else ""))
-
-
-def _load(path: Path, step: str | int) -> "tuple[int, MLP, dict[str, Any]]":
-    recorded = record.read(path)
-    step = int(step) if isinstance(step, str) and step.isdecimal() else step
-    if step not in ("latest", "best") and not isinstance(step, int):
-        raise InputError(f"step={step!r} is no checkpoint; give latest, best or a number of finished steps")
-
-    from mnist_flax import checkpoint
-    from mnist_flax.state import make_model
-
-    identity = record.identity_of(recorded)
-    step, state, _ = checkpoint.restore(workdir.checkpoints(path), step, identity=identity, warn=console.warn)
-    model = make_model(recorded.config, len(recorded.data["class_names"]))
-    return step, model, {"params": state["params"], "batch_stats": state["batch_stats"]}
 
 
 def _print(report: dict[str, Any], class_names: list[str]) -> None:

@@ -20,6 +20,7 @@ LAYERS = {
     "board": 6,
     "worker": 7, "predict": 5,
     "sweep": 8,
+    "export_keras": 2, "export_onnx": 2, "export_stablehlo": 2, "export_page": 2, "export": 5,
 }  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def fastest(code: list[str], tries: int = 3) -> float:
     return min(times)
 
 
-@pytest.mark.parametrize("module", ["train", "evaluate", "predict", "sweep"])
+@pytest.mark.parametrize("module", ["train", "evaluate", "predict", "sweep", "export"])
 def test_help_is_fast(module: str) -> None:
     assert fastest(["-m", f"mnist_flax.{module}", "--help"]) < 0.5
 
