@@ -20,9 +20,7 @@ _DIGITS = list("0123456789")
 _PIXELS = 28 * 28
 
 
-def render(
-    weights: list[tuple[np.ndarray, np.ndarray]], *, class_names: list[str], about: dict[str, Any]
-) -> str:
+def render(weights: list[tuple[np.ndarray, np.ndarray]], *, class_names: list[str], about: dict[str, Any]) -> str:
     """The page, complete.
 
     Its script `network` needs no browser. It defines `forward(pixels)`, 784 grey levels 0..255 to logits,
@@ -32,8 +30,8 @@ def render(
       weights: for each layer its kernel, float32 [in, out], and bias, float32 [out], with BatchNorm folded in; relu
         stands between layers.
       class_names: one for each output.
-      about: where the network comes from, as JSON has it; all of it is in the page. `accuracy` (0..1), `dataset`, `step`
-        and `commit` are shown where they are given.
+      about: where the network comes from, as JSON has it; all of it is in the page. `accuracy` (0..1), `dataset`,
+        `step` and `commit` are shown where they are given.
 
     Raises:
       ValueError: the shapes do not follow from each other, 784 pixels or the classes, or a number is not finite.
@@ -97,11 +95,14 @@ def _policy(style: str, scripts: list[str]) -> str:
 
 
 def _provenance(about: dict[str, Any], sizes: list[int]) -> str:
-    """One line: what the network is and how well it does, as far as `about` says."""
+    """One line: what the network is and how well it does, as far as `about` says; it may break between facts only."""
     facts = ["-".join(map(str, sizes))]
     if isinstance(accuracy := about.get("accuracy"), (int, float)):
-        facts.append(f"{accuracy:.2%} accuracy")
-    facts += [f"{name} {about[name]}" for name in ("dataset", "step") if about.get(name) is not None]
+        facts.append(f"accuracy {accuracy:.2%}")
+    if dataset := about.get("dataset"):
+        facts.append(str(dataset))
+    if isinstance(step := about.get("step"), int):
+        facts.append(f"step {step:,}")
     if commit := about.get("commit"):
         facts.append(f"commit {str(commit)[:12]}")
-    return " · ".join(facts)
+    return " · ".join(fact.replace(" ", "\N{NO-BREAK SPACE}") for fact in facts)

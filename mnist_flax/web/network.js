@@ -67,23 +67,31 @@ function asMnist(grey, width, height) {
   let most = 0;
   for (const level of grey) most = Math.max(most, Math.abs(level - ground));
   if (most < FAINTEST) return null;
-  const ink = Float32Array.from(grey, (level) => {
-    const strength = Math.abs(level - ground);
-    return strength < NOISE * most ? 0 : strength * (255 / most);
-  });
+  const faintest = NOISE * most;
 
-  const { left, top, right, bottom } = bounds(ink, width);
+  let left = width, top = height, right = 0, bottom = 0; // of the ink
+  for (let row = 0; row < height; row++) {
+    for (let column = 0; column < width; column++) {
+      if (Math.abs(grey[row * width + column] - ground) < faintest) continue;
+      left = Math.min(left, column);
+      right = Math.max(right, column);
+      top = Math.min(top, row);
+      bottom = Math.max(bottom, row);
+    }
+  }
   const rows = bottom - top + 1, columns = right - left + 1;
-  const cut = new Float32Array(rows * columns);
+  const ink = new Float32Array(rows * columns);
   for (let row = 0; row < rows; row++) {
-    const start = (top + row) * width + left;
-    cut.set(ink.subarray(start, start + columns), row * columns);
+    for (let column = 0; column < columns; column++) {
+      const strength = Math.abs(grey[(top + row) * width + left + column] - ground);
+      ink[row * columns + column] = strength < faintest ? 0 : strength * (255 / most);
+    }
   }
 
   const scale = BOX / Math.max(rows, columns);
   const filter = scale < 1 ? areaFilter : cubicFilter;
   const smallRows = Math.max(1, rounded(rows * scale)), smallColumns = Math.max(1, rounded(columns * scale));
-  const turned = resampled(cut, rows, columns, smallColumns, filter); // [smallColumns, rows]
+  const turned = resampled(ink, rows, columns, smallColumns, filter); // [smallColumns, rows]
   const small = resampled(turned, smallColumns, rows, smallRows, filter); // [smallRows, smallColumns]
   const gain = Math.fround(255 / small.reduce((a, b) => Math.max(a, b)));
   const levels = small.map((level) => Math.min(255, Math.max(0, level * gain)));
@@ -107,19 +115,6 @@ function medianOfBorder(grey, width, height) {
   for (let row = 0; row < height; row++) border.push(grey[row * width], grey[row * width + width - 1]);
   border.sort((a, b) => a - b);
   return (border[border.length / 2 - 1] + border[border.length / 2]) / 2;
-}
-
-function bounds(ink, width) {
-  let left = Infinity, top = Infinity, right = 0, bottom = 0;
-  ink.forEach((strength, i) => {
-    if (strength === 0) return;
-    const row = Math.floor(i / width), column = i % width;
-    left = Math.min(left, column);
-    right = Math.max(right, column);
-    top = Math.min(top, row);
-    bottom = Math.max(bottom, row);
-  });
-  return { left, top, right, bottom };
 }
 
 const areaFilter = { support: 0.5, weight: (x) => (x > -0.5 && x <= 0.5 ? 1 : 0) };

@@ -76,6 +76,7 @@ function pictureOf(strokes) {
   plateContext.strokeStyle = "white";
   paint(plateContext, strokes, RASTER, MARGIN);
   const { data } = plateContext.getImageData(0, 0, side, side); // four bytes a pixel
-  const grey = Uint8Array.from({ length: side * side }, (_, i) => data[4 * i]);
+  const grey = new Uint8Array(side * side);
+  for (let i = 0; i < grey.length; i++) grey[i] = data[4 * i];
   return asMnist(grey, side, side);
 }
