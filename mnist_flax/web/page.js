@@ -22,8 +22,7 @@ const rows = classNames.map((name) => {
   element("probabilities").append(row);
   return { row, bar: row.querySelector(".bar"), percent: row.querySelector(".percent") };
 });
-element("probabilities").classList.toggle("words", !areDigits);
-element("answer").classList.toggle("words", !areDigits);
+document.querySelector(".reading").classList.toggle("words", !areDigits);
 
 const percentOf = (probability) => `${(100 * probability).toFixed(1)}\u00a0%`;
 
@@ -76,13 +75,13 @@ function showProbabilities(probabilities) {
   const best = probabilities ? probabilities.indexOf(Math.max(...probabilities)) : -1;
   rows.forEach(({ row, bar, percent }, i) => {
     row.classList.toggle("best", i === best);
-    bar.style.transform = `scaleX(${probabilities?.[i] ?? 0})`;
+    bar.style.transform = `translateX(${100 * (probabilities?.[i] ?? 0) - 100}%)`;
     percent.textContent = probabilities ? percentOf(probabilities[i]) : "\u2013";
   });
   const most = probabilities?.[best] ?? 0;
-  element("sureness").textContent = !probabilities ? "Waiting" : most > 0.9 ? "Clearly" : most > 0.5 ? "Probably" : "Perhaps";
+  element("sureness").textContent = !probabilities ? "Nothing" : most > 0.9 ? "Clearly" : most > 0.5 ? "Probably" : "Perhaps";
   element("answer").textContent = probabilities ? classNames[best] : "?";
-  element("share").textContent = probabilities ? percentOf(most) : "for a drawing";
+  element("share").textContent = probabilities ? percentOf(most) : "drawn yet";
 }
 
 function announce(message) {

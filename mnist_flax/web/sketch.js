@@ -5,6 +5,7 @@
 const PEN = 0.078; // as wide beside a digit of usual size as MNIST's strokes are
 const RASTER = 280; // pixels a side of the picture that is handed to the network, whatever the screen
 const MARGIN = 20; // around it: ink that runs over the edge counts, and the border stays empty
+const HAIR = 1e-3; // a path of no length, which a dot would be, is not drawn at all
 
 class Sketch {
   strokes = [];
@@ -47,18 +48,20 @@ class Sketch {
 /** Draw strokes in the context's strokeStyle, `scale` pixels to the paper's side, as curves through the midpoints. */
 function paint(context, strokes, scale, margin = 0) {
   context.setTransform(scale, 0, 0, scale, margin, margin);
-  context.lineCap = "round";
+  context.lineCap = context.lineJoin = "round";
   const middle = (p, q) => ({ x: (p.x + q.x) / 2, y: (p.y + q.y) / 2 });
   for (const stroke of strokes) {
-    let from = stroke[0];
+    context.beginPath();
+    context.moveTo(stroke[0].x, stroke[0].y);
     stroke.forEach((point, i) => {
-      const to = i + 1 < stroke.length ? middle(point, stroke[i + 1]) : point;
-      context.lineWidth = point.width;
-      context.beginPath();
-      context.moveTo(from.x, from.y);
+      const next = stroke[i + 1];
+      const to = next ? middle(point, next) : { x: point.x + HAIR, y: point.y };
       context.quadraticCurveTo(point.x, point.y, to.x, to.y);
+      if (next?.width === point.width) return; // one path as far as it is equally wide, or its joints would show
+      context.lineWidth = point.width;
       context.stroke();
-      from = to;
+      context.beginPath();
+      context.moveTo(to.x, to.y);
     });
   }
 }
