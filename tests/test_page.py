@@ -287,6 +287,9 @@ def test_undo_and_clear(written: Path, opened: Opened) -> None:
     assert answer(page) == "?"
     page.mouse.click(200, 300)  # a dot
     assert answer(page) in DIGITS
+    rows = ((x, y) for y in np.arange(0, 1.1, 0.06) for x in (-0.1, -0.1, 1.1, 1.1))
+    draw(page, [line((0.5, 0.02), *rows)])  # all over is not nothing
+    assert strokes_in(page) == 2 and answer(page) in DIGITS
 
 
 def test_keys_draw_and_the_answer_is_announced(written: Path, opened: Opened) -> None:
@@ -313,6 +316,7 @@ def test_keys_draw_and_the_answer_is_announced(written: Path, opened: Opened) ->
     press("ArrowDown", 10)
     press("Space")
     assert answer(page) == "7" and strokes_in(page) == 1
+    assert page.evaluate("Math.round(28 * pen.x)") == 14 - 5 + 10 - 1 - 6
     announced("It reads 7, ")
     press("ArrowDown", 99)
     assert strokes_in(page) == 1 and page.evaluate("[pen.y, scrollY]") == [1, 0]

@@ -4,7 +4,7 @@
 
 const PEN = 0.078; // as wide beside a digit of usual size as MNIST's strokes are
 const RASTER = 280; // pixels a side of the picture that is handed to the network, whatever the screen
-const MARGIN = 20; // around it: ink that runs over the edge counts, and the border stays empty
+const MARGIN = 1; // of it that no ink reaches: `asMnist` takes the border for the ground
 const HAIR = 1e-3; // a path of no length, which a dot would be, is not drawn at all
 
 class Sketch {
@@ -69,6 +69,8 @@ function paint(context, strokes, scale, margin = 0) {
 const plate = document.createElement("canvas");
 plate.width = plate.height = RASTER + 2 * MARGIN;
 const plateContext = plate.getContext("2d", { willReadFrequently: true });
+plateContext.rect(MARGIN, MARGIN, RASTER, RASTER);
+plateContext.clip();
 
 /** The 28 x 28 picture of strokes, Uint8Array [784], or null where nothing is drawn. */
 function pictureOf(strokes) {
