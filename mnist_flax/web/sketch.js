@@ -5,7 +5,6 @@
 const PEN = 0.078; // as wide beside a digit of usual size as MNIST's strokes are
 const RASTER = 280; // pixels a side of the picture that is handed to the network, whatever the screen
 const MARGIN = 1; // of it that no ink reaches: `asMnist` takes the border for the ground
-const HAIR = 1e-3; // a path of no length, which a dot would be, is not drawn at all
 
 class Sketch {
   strokes = [];
@@ -50,12 +49,17 @@ function paint(context, strokes, scale, margin = 0) {
   context.setTransform(scale, 0, 0, scale, margin, margin);
   context.lineCap = context.lineJoin = "round";
   const middle = (p, q) => ({ x: (p.x + q.x) / 2, y: (p.y + q.y) / 2 });
+  context.fillStyle = context.strokeStyle;
   for (const stroke of strokes) {
+    const [{ x, y, width }] = stroke;
     context.beginPath();
-    context.moveTo(stroke[0].x, stroke[0].y);
+    context.arc(x, y, width / 2, 0, 2 * Math.PI); // a path of no length, which a dot would be, is not drawn
+    context.fill();
+    context.beginPath();
+    context.moveTo(x, y);
     stroke.forEach((point, i) => {
       const next = stroke[i + 1];
-      const to = next ? middle(point, next) : { x: point.x + HAIR, y: point.y };
+      const to = next ? middle(point, next) : point;
       context.quadraticCurveTo(point.x, point.y, to.x, to.y);
       if (next?.width === point.width) return; // one path as far as it is equally wide, or its joints would show
       context.lineWidth = point.width;
