@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "mnist_flax"
 LAYERS = {
     "config": 0, "model": 0, "metrics": 0, "prepare": 0, "decode": 0, "parallel": 0, "checkpoint": 0, "writer": 0,
-    "console": 0, "overrides": 0, "digits": 0, "folded": 0,
+    "console": 0, "overrides": 0, "digits": 0, "folded": 0, "page": 0,
     "state": 1, "splits": 1, "sweepdir": 1, "record": 1, "report": 1,
     "steps": 2, "data": 2, "experiment": 2, "workdir": 2, "canvas": 2, "storage": 2, "graph": 2,
     "ledger": 3, "stages": 4, "experiment_file": 3, "fit": 3, "evaluate": 4, "search_figures": 3, "scribe": 3,
