@@ -2,7 +2,7 @@
 
 html = render([(kernel, bias), ...], class_names=list("0123456789"), about={"accuracy": 0.98, "step": 1876})
 
-The parts stand in `web/`: the markup, the style, the network in plain JavaScript, the sketch, and what joins them.
+The parts stand in `web/`: the markup, the style, the network in plain JavaScript, and what draws and shows.
 """
 
 import base64
@@ -48,18 +48,18 @@ def render(weights: list[tuple[np.ndarray, np.ndarray]], *, class_names: list[st
         {"inputs": kernel.shape[0], "outputs": bias.size, "kernel": _base64(kernel), "bias": _base64(bias)}
         for kernel, bias in weights
     ]
-    style, sketch, page = _part("page.css"), _part("sketch.js"), _part("page.js")
+    style = _part("page.css")
     network = f"{_part('network.js')}\nconst NETWORK = {_json(layers)};\n"
+    drawing = "\n".join(map(_part, ("sketch.js", "view.js", "pens.js", "start.js")))
     return _filled(
         _part("page.html"),
-        policy=_policy(style, [network, sketch, page]),
+        policy=_policy(style, [network, drawing]),
         title=html.escape(title),
         style=style,
         provenance=html.escape(_provenance(about, sizes)),
         about=_json(about | {"class_names": class_names}),
         network=network,
-        sketch=sketch,
-        page=page,
+        drawing=drawing,
     )
 
 

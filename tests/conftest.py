@@ -20,6 +20,8 @@ from mnist_flax import data
 from mnist_flax.config import Config, Hyperparams
 from mnist_flax.state import MakeTx, TrainState, as_arrays, init_state, make_model, make_optimizer
 
+pytest_plugins = ["browsing"]  # fixtures for the tests of the page
+
 TINY = Config(widths=(16, 16), batch_size=16, epochs=2, steps_per_call=4)
 TINY_FLAGS = ["--widths", "16", "16", "--batch-size", "16", "--epochs", "2", "--steps-per-call", "4",
               "--train-split", "train[:200]", "--eval-split", "test[:203]", "--no-figures",

@@ -1,153 +1,29 @@
-"""The page in a real browser, driven by pointers and keys: it reads what is drawn, as JAX would, and asks nobody."""
+"""The page in a real browser, drawn on by pointers and keys: it reads what is drawn, as JAX would."""
 
 import base64
-import io
-import itertools
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conftest import Command
-from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from browsing import (
+    DIGITS,
+    DRAWN,
+    NEEDS_CHROMIUM,
+    Network,
+    Opened,
+    Strokes,
+    answer,
+    draw,
+    grey_of,
+    line,
+    settle,
+    strokes_in,
+)
 
-import mnist_flax
 from mnist_flax import data, digits
-from mnist_flax.page import render
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome is installed")
-
-DIGITS = list("0123456789")
-Weights = list[tuple[np.ndarray, np.ndarray]]
-Strokes = list[np.ndarray]  # each [points, 2], in units of the paper's side
-
-
-def arc(x: float, y: float, rx: float, ry: float, start: int, end: int) -> np.ndarray:
-    angle = np.radians(np.linspace(start, end, 14))
-    return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1)
-
-
-def line(*points: tuple[float, float]) -> np.ndarray:
-    return np.array(points)
-
-
-DRAWN: dict[str, Strokes] = {  # as one learns them at school
-    "0": [arc(0.5, 0.5, 0.19, 0.29, -80, 280)],
-    "1": [line((0.53, 0.2), (0.52, 0.4), (0.5, 0.6), (0.48, 0.8))],
-    "2": [np.concatenate([arc(0.5, 0.36, 0.17, 0.15, -160, 30), line((0.33, 0.79)), line((0.45, 0.79), (0.7, 0.78))])],
-    "3": [np.concatenate([arc(0.48, 0.34, 0.16, 0.14, -150, 85), arc(0.48, 0.645, 0.18, 0.165, -85, 150)])],
-    "4": [line((0.38, 0.22), (0.34, 0.5), (0.48, 0.51), (0.7, 0.49)), line((0.63, 0.22), (0.61, 0.45), (0.59, 0.8))],
-    "5": [np.concatenate([line((0.65, 0.22), (0.42, 0.23), (0.38, 0.46)), arc(0.48, 0.61, 0.17, 0.165, -120, 145)])],
-    "6": [np.concatenate([line((0.6, 0.2), (0.48, 0.33), (0.38, 0.5)), arc(0.49, 0.65, 0.14, 0.14, 180, -170)])],
-    "7": [line((0.33, 0.25), (0.5, 0.24), (0.68, 0.23), (0.6, 0.42), (0.52, 0.6), (0.46, 0.8))],
-    "9": [np.concatenate([arc(0.48, 0.36, 0.15, 0.14, -20, -380), line((0.6, 0.65), (0.56, 0.8))])],
-}
-
-
-class Network(NamedTuple):
-    weights: Weights
-    logits: np.ndarray  # [10000, 10], by JAX, of the test digits
-
-
-@pytest.fixture(scope="module")
-def network(command: Command, dataset: data.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Network:
-    """Two epochs of training, BatchNorm folded in."""
-    workdir = tmp_path_factory.mktemp("page") / "run"
-    result = command("train", "--workdir", workdir, "--widths", "128", "128", "--epochs", "2")
-    assert result.returncode == 0, result.stderr
-    model, variables = mnist_flax.load(workdir)
-    logits = np.asarray(model.apply(variables, dataset.read("test").images))
-
-    params, stats = variables["params"], variables["batch_stats"]["batch_norm_2"]
-    layers = [[np.asarray(params[f"dense_{i}"][part], np.float64) for part in ("kernel", "bias")] for i in (1, 2, 3)]
-    gain = np.asarray(params["batch_norm_2"]["scale"], np.float64) / np.sqrt(np.asarray(stats["var"]) + 1e-3)
-    kernel, bias = layers[1]
-    layers[1] = [kernel * gain, (bias - np.asarray(stats["mean"])) * gain + np.asarray(params["batch_norm_2"]["bias"])]
-    return Network([(kernel.astype(np.float32), bias.astype(np.float32)) for kernel, bias in layers], logits)
-
-
-@pytest.fixture(scope="module")
-def written(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(render(network.weights, class_names=DIGITS, about={"accuracy": 0.9686, "dataset": "mnist"}))
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        args = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=args)
-        yield browser
-        browser.close()
-
-
-Opened = Callable[..., Page]
-
-
-@pytest.fixture
-def opened(browser: Browser) -> Iterator[Opened]:
-    """Open a file; in the end, whatever was done to it, it made no error and no request."""
-    pages, wrong = [], []
-
-    def open_file(path: Path, width: int = 1440, height: int = 900, **settings: object) -> Page:
-        settings = {"reduced_motion": "reduce"} | settings
-        page = browser.new_context(viewport={"width": width, "height": height}, **settings).new_page()
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda request: request.url in (path.as_uri(), "data:") or wrong.append(request.url))
-        page.on("websocket", lambda socket: wrong.append(socket.url))
-        page.goto(path.as_uri())
-        pages.append(page)
-        return page
-
-    yield open_file
-    for page in pages:
-        settle(page)
-        page.context.close()
-    assert not wrong
-
-
-def settle(page: Page) -> None:
-    """What was done is shown in the next frame."""
-    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-
-def draw(page: Page, strokes: Strokes) -> list[str]:
-    """With the mouse; what the ten rows said on the way."""
-    box, said = page.locator("#paper").bounding_box(), []
-    for stroke in strokes:
-        points = np.array([box["x"], box["y"]]) + stroke * box["width"]
-        page.mouse.move(*points[0])
-        page.mouse.down()
-        for x, y in points[1:]:
-            page.mouse.move(x, y)
-        settle(page)
-        said.append(page.locator("#probabilities").inner_text())
-        page.mouse.up()
-    settle(page)
-    return said
-
-
-def grey_of(url: str) -> np.ndarray:
-    """The levels of a canvas, from its data URL: uint8 [H, W]."""
-    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as picture:
-        return np.asarray(picture.convert("L"))
-
-
-def answer(page: Page) -> str:
-    settle(page)
-    return page.locator("#answer").inner_text()
-
-
-def strokes_in(page: Page) -> int:
-    return page.evaluate("sketch.strokes.length")
+pytestmark = NEEDS_CHROMIUM
 
 
 def test_all_test_digits_as_jax_reads_them(
@@ -324,127 +200,3 @@ def test_keys_draw_and_the_answer_is_announced(written: Path, opened: Opened) ->
     assert strokes_in(page) == 1 and page.evaluate("[pen.y, scrollY]") == [1, 0]
     page.keyboard.press("Escape")
     announced("Nothing is drawn.")
-
-
-def test_controls_have_names_and_a_visible_focus(written: Path, opened: Opened) -> None:
-    page = opened(written)
-    assert page.locator("html").get_attribute("lang") == "en" and page.title() == "Draw a digit"
-    for role, name in (("heading", "Draw a digit"), ("heading", "What the network reads"), ("list", "Probabilities")):
-        assert page.get_by_role(role, name=name, exact=True).count() == 1
-    assert page.get_by_role("img", name="as the network sees it").count() == 1
-    assert page.get_by_role("listitem").count() == 10
-    assert page.get_by_role("status").count() == 1
-    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
-    paper = next(node for node in tree if node.get("role", {}).get("value") == "application")
-    assert "Space puts it down" in paper["description"]["value"]
-    for role, name in (("application", "Drawing area"), ("button", "Undo"), ("button", "Clear")):
-        page.keyboard.press("Tab")
-        control = page.get_by_role(role, name=name, exact=True)
-        assert control.evaluate("(e) => e === document.activeElement && getComputedStyle(e).outlineStyle") == "solid"
-
-
-CONTRASTS = """() => {
-  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const luminance = (colour) => numbers(colour).slice(0, 3)
-    .map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  const groundOf = (e) => (numbers(getComputedStyle(e).backgroundColor)[3] === 0 ? groundOf(e.parentElement)
-    : getComputedStyle(e).backgroundColor);
-  return [...document.querySelectorAll("body *:not(script, template, noscript, canvas)")]
-    .filter((e) => [...e.childNodes].some((node) => node.nodeType === 3 && node.data.trim()))
-    .map((e) => {
-      const [a, b] = [luminance(getComputedStyle(e).color), luminance(groundOf(e))].sort((x, y) => y - x);
-      return [e.textContent, (a + 0.05) / (b + 0.05)];
-    });
-}"""  # WCAG 2.2, contrast of text
-
-
-def test_light_and_dark_can_be_read(written: Path, opened: Opened) -> None:
-    grounds = set()
-    for scheme in ("light", "dark"):
-        page = opened(written, color_scheme=scheme)
-        contrasts = page.evaluate(CONTRASTS)
-        assert len(contrasts) > 30 and not [pair for pair in contrasts if pair[1] < 4.5]
-        grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-        assert page.evaluate("getComputedStyle(document.querySelector('.bar')).transitionDuration") == "0s"
-    assert len(grounds) == 2
-
-
-@pytest.mark.parametrize("size", [(320, 568), (360, 740), (768, 1024), (1440, 900), (844, 390)])
-def test_it_fits_every_screen(size: tuple[int, int], written: Path, opened: Opened) -> None:
-    page = opened(written, *size)
-    wide, high = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
-    assert wide == size[0]
-    assert high == size[1] or size[0] == 320  # no scrolling either, but for the smallest
-    box = page.locator("#paper").bounding_box()
-    assert abs(box["width"] - box["height"]) < 1 and box["width"] >= 200
-    for button in page.get_by_role("button").all():
-        assert button.bounding_box()["height"] >= 44  # a finger's
-
-
-def random_weights(*sizes: int) -> Weights:
-    rng = np.random.default_rng(0)
-    sizes = (784, *sizes)
-    return [
-        (rng.normal(0, 0.05, pair).astype(np.float32), np.zeros(pair[1], np.float32))
-        for pair in itertools.pairwise(sizes)
-    ]
-
-
-def test_the_default_network_is_small_and_soon_ready(opened: Opened, tmp_path: Path) -> None:
-    path = tmp_path / "page.html"
-    path.write_text(render(random_weights(512, 512, 10), class_names=DIGITS, about={}))
-    assert path.stat().st_size < 4_000_000
-    taken = []
-    for _ in range(2):
-        page = opened(path)
-        taken.append(page.evaluate("performance.getEntriesByName('first prediction')[0].duration"))
-        assert answer(page) in DIGITS
-    assert min(taken) < 1000, taken  # ms since the page was opened
-
-
-def test_names_cannot_break_it(opened: Opened, tmp_path: Path) -> None:
-    names = ["</script><script>alert(1)</script>", "<!--<script>", "{{page}} & \u2028 Umkleidekabinenschlüsselanhänger"]
-    about = {
-        "dataset": "<img src=x>",
-        "commit": "0123456789abcdef",
-        "step": 1876,
-        "accuracy": 0.98,
-        "config": {"a": names},
-    }
-    path = tmp_path / "page.html"
-    path.write_text(render(random_weights(16, 3), class_names=names, about=about), encoding="utf-8")
-    page = opened(path, 320)
-    assert page.locator(".name").evaluate_all("(names) => names.map((e) => e.textContent)") == names
-    assert answer(page) == "?" and page.evaluate("document.images.length") == 0
-    draw(page, DRAWN["1"])
-    assert page.locator("#answer").text_content() in names
-    assert page.evaluate("document.documentElement.scrollWidth") == 320
-    assert json.loads(page.locator("#about").text_content()) == about | {"class_names": names}
-    footer = page.locator("footer").inner_text().replace("\N{NO-BREAK SPACE}", " ")
-    assert "784-16-3 · accuracy 98.00% · <img src=x> · step 1,876 · commit 0123456789ab\n" in footer
-
-
-def test_the_policy_forbids_every_request(written: Path, browser: Browser) -> None:
-    page = browser.new_page()
-    page.goto(written.as_uri())
-    blocked = page.evaluate(
-        """() => new Promise((done) => {
-          const seen = [];
-          addEventListener("securitypolicyviolation", (event) => {
-            if (seen.push(event.effectiveDirective) === 3) done(seen.sort());
-          });
-          fetch("https://example.invalid/").catch(() => {});
-          new Image().src = "https://example.invalid/picture.png";
-          document.body.append(Object.assign(document.createElement("script"), { textContent: "1" }));
-        })"""
-    )
-    assert blocked == ["connect-src", "img-src", "script-src-elem"]
-    page.close()
-
-
-def test_weights_that_do_not_fit_are_refused() -> None:
-    (kernel, bias), last = random_weights(16, 10)
-    for weights in ([(kernel, bias)], [last], [(kernel, bias), (last[0].T, last[1])], [(kernel * np.nan, bias), last]):
-        with pytest.raises(ValueError, match="shapes|finite"):
-            render(weights, class_names=DIGITS, about={})
