@@ -22,9 +22,10 @@ from provenance import RESULTS, record, recorded, told
 
 LINES, TABLE = RESULTS / "bench_train.jsonl", RESULTS / "bench_train.md"
 PEERS = Path(__file__).parent / "peers"
-OURS, FLOOR = "mnist_flax", "floor"
+OURS, QUIET, FLOOR = "mnist_flax", "mnist_flax without figures and TensorBoard", "floor"
 PROGRAMS = {
     OURS: [],
+    QUIET: [],
     "keras-tensorflow": ["keras_tutorial.py"],
     "keras-jax": ["keras_tutorial.py"],
     "keras-torch": ["keras_tutorial.py"],
@@ -41,9 +42,11 @@ def run(program: str, seed: int) -> dict:
     with tempfile.TemporaryDirectory() as directory:
         workdir = Path(directory) / "exp"
         line = [str(PEERS / PROGRAMS[program][0])] if PROGRAMS[program] else ["-m", "mnist_flax.train"]
-        line += ["--workdir", str(workdir)] if program == OURS else []
+        line += ["--workdir", str(workdir)] if program in (OURS, QUIET) else []
+        line += ["--no-figures", "--no-tensorboard"] if program == QUIET else []
         line += ["--seed", str(seed)] if program != FLOOR else []
-        env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": program.removeprefix("keras-")}
+        backend = program.removeprefix("keras-") if program.startswith("keras-") else "tensorflow"
+        env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": backend}
         began = time.perf_counter()
         process = subprocess.Popen([sys.executable, *line], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert process.stdout
@@ -53,12 +56,12 @@ def run(program: str, seed: int) -> dict:
         if status:
             raise SystemExit(f"{program} failed: python {' '.join(line)}")
         measured = {"wall": wall, "peak_memory_mb": round(usage.ru_maxrss / 1024)}
-        if program != OURS:
+        if program not in (OURS, QUIET):
             return json.loads(output.splitlines()[-1]) | measured
         rows = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
         seconds, scores = ([row for row in rows if row["split"] == split] for split in ("train", "eval"))
         epochs = {"epoch_seconds": [r["seconds"] for r in seconds], "accuracy": [r["accuracy"] for r in scores]}
-        return {"program": OURS, "seed": seed} | epochs | measured
+        return {"program": program, "seed": seed} | epochs | measured
 
 
 def in_turn(programs: list[str], rounds: int) -> Iterator[dict]:

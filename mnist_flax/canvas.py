@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 COLORS = ["#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777"]  # Okabe & Ito's
 ACCURACY = "validation accuracy (%)"
@@ -51,10 +52,13 @@ def open_grid(
     return figure, axes
 
 
-def save(figure: "Figure", path: Path) -> Path:
-    """Write a PNG by one rename."""
+def save(figure: "Figure | Image", path: Path) -> Path:
+    """Write a figure of matplotlib's, or a picture of Pillow's, as PNG by one rename."""
+    from PIL import Image
+
     scratch = scratch_of(path)
-    figure.savefig(scratch, format="png")
+    write = figure.save if isinstance(figure, Image.Image) else figure.savefig
+    write(scratch, format="png")
     return scratch.replace(path)
 
 

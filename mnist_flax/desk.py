@@ -5,6 +5,7 @@ python -m mnist_flax.desk --figures --tensorboard < messages
 It ends with its pipe, however training ended, and says in one line what it cannot write.
 """
 
+import os
 import pickle
 import signal
 import sys
@@ -21,6 +22,7 @@ from mnist_flax.scribe import Begin, End, Epoch, Message, Steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 _EVERY = 10.0  # seconds between two drawings of the curves while a run goes on
 
@@ -31,11 +33,15 @@ def main() -> None:
         signal.signal(signum, signal.SIG_IGN)  # they are for the training, which then ends the pipe
     if "--traceback" not in sys.argv:
         sys.excepthook = _failed
+    os.nice(19)  # training comes first
+    run_figures.curves([], "").draw_without_rendering()  # what the first figure takes longer, while there is time
+
     if isinstance(begin := _receive(), Begin):
         desk = Desk(begin)
         while message := _receive():
             desk.take(message)
         desk.close()
+    os._exit(0)  # without tearing down what ends anyway: training waits for it
 
 
 class Desk:
@@ -43,7 +49,7 @@ class Desk:
 
     def __init__(self, begin: Begin) -> None:
         """Write what is known before the first step."""
-        self._begin, self._history, self._epoch = begin, [*begin.history], None
+        self._begin, self._history = begin, [*begin.history]
         self._drawn, self._drawn_at = 0, time.monotonic()
         self._names = list(begin.dataset.class_names)
         self._draws, self._events = "--figures" in sys.argv, None
@@ -62,15 +68,16 @@ class Desk:
                 self._events.steps(message.values, message.last)
             case Epoch():
                 self._history += message.lines
-                self._epoch = message
                 if self._events:
                     _, score = message.lines  # training has told its own, step by step
                     self._events.scores(score)
                     self._events.parameters(message.params, self._begin.dataset.image_shape, score["step"])
-                if time.monotonic() - self._drawn_at > _EVERY:
+                is_last = message.lines[0]["epoch"] == self._begin.config.epochs
+                if is_last or time.monotonic() - self._drawn_at > _EVERY:
                     self._draw_curves()
-            case End() if self._events and self._epoch:
-                self._events.figure("mistakes", self._mistakes(self._epoch), self._history[-1]["step"])
+                if is_last and self._events:
+                    self._events.picture("mistakes", self._mistakes(message), message.lines[0]["step"])
+            case End() if self._events:
                 self._events.finish()
         if self._events:
             self._events.flush()
@@ -87,12 +94,12 @@ class Desk:
             self._save("curves", run_figures.curves(self._history, self._begin.config.eval_split))
         self._drawn, self._drawn_at = len(self._history), time.monotonic()
 
-    def _mistakes(self, epoch: Epoch) -> "Figure":
+    def _mistakes(self, epoch: Epoch) -> "Image":
         split = self._begin.dataset.read(self._begin.config.eval_split)
         logits = folded.apply(folded.fold(epoch.params, epoch.batch_stats), split.images)
         return run_figures.mistakes(np.asarray(split.images), split.labels, logits, self._names)
 
-    def _save(self, name: str, figure: "Figure") -> None:
+    def _save(self, name: str, figure: "Figure | Image") -> None:
         (self._begin.path / "figures").mkdir(exist_ok=True)
         save(figure, self._begin.path / "figures" / f"{name}.png")
 

@@ -13,7 +13,6 @@ Two runs, `train` and `eval`, so that TensorBoard draws both in one chart; what 
 """
 
 import importlib
-import io
 import json
 import os
 import shutil
@@ -30,7 +29,7 @@ from mnist_flax.run_figures import mosaic, unit_pictures
 from mnist_flax.writer import scratch_of
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from PIL.Image import Image
 
     from mnist_flax.graph import Node
 
@@ -59,7 +58,7 @@ class Events:
     def describe(self, config: Config, graph: "list[Node]") -> None:
         """The config as text, and the network as a graph."""
         self._add("eval", summary.text("config", f"```\n{json.dumps(to_json(config), indent=2)}\n```"), 0)
-        nodes = [node_def_pb2.NodeDef(name=n.name, op=n.op, input=n.inputs) for n in graph]
+        nodes = [node_def_pb2.NodeDef(name=name, op=op, input=inputs) for name, op, inputs in graph]
         self._write("eval", event_pb2.Event(graph_def=graph_pb2.GraphDef(node=nodes).SerializeToString()))
 
     def compare(self, values: dict[str, Any]) -> None:
@@ -89,15 +88,9 @@ class Events:
         image = summary.image("first_layer", _colored(mosaic(pictures / limit, 8, 0)), dataformats="HWC")
         self._add("eval", image, step)
 
-    def figure(self, tag: str, figure: "Figure", step: int) -> None:
-        """A figure as an image."""
-        file = io.BytesIO()
-        figure.savefig(file, format="png")
-        width, height = figure.canvas.get_width_height()
-        image = summary_pb2.Summary.Image(
-            encoded_image_string=file.getvalue(), width=width, height=height, colorspace=4
-        )
-        self._add("eval", summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=tag, image=image)]), step)
+    def picture(self, tag: str, picture: "Image", step: int) -> None:
+        """A picture as it is."""
+        self._add("eval", summary.image(tag, np.asarray(picture), dataformats="HWC"), step)
 
     def finish(self) -> None:
         """Mark the run as finished, for the table of hyperparameters."""

@@ -1,9 +1,9 @@
 """The network as nodes and edges, as JAX sees it, for TensorBoard.
 
-nodes = training_graph(model, state, image_shape)  # [Node("dense_1/dot_general", "dot_general", ["images", ...]), ...]
+nodes = training_graph(model, state, image_shape)  # [("dense_1/dot_general", "dot_general", ["images", ...]), ...]
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,9 @@ from jax.extend import core
 from mnist_flax.model import MLP
 from mnist_flax.state import TrainState
 
-
-class Node(NamedTuple):
-    """An operation; a slash in a name opens a group."""
-
-    name: str
-    op: str
-    inputs: list[str]
+Node = tuple[str, str, list[str]]
+"""An operation: its name, in which a slash opens a group; its kind; the names of its inputs. Plain, to be told to a
+process that has no JAX."""
 
 
 def training_graph(model: MLP, state: TrainState, image_shape: tuple[int, ...]) -> list[Node]:
@@ -38,7 +34,7 @@ def training_graph(model: MLP, state: TrainState, image_shape: tuple[int, ...]) 
     closed = jax.make_jaxpr(apply)(variables, images)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(variables)]
     names = ["/".join(key.key for key in path[1:]) for path in paths] + ["images"]  # without the collection
-    nodes = [Node(name, "Parameter", []) for name in names[:-1]] + [Node("images", "Placeholder", [])]
+    nodes: list[Node] = [(name, "Parameter", []) for name in names[:-1]] + [("images", "Placeholder", [])]
     made = dict(zip(closed.jaxpr.invars, names, strict=True))
     counts: dict[str, int] = {}
     for equation in closed.jaxpr.eqns:
@@ -48,10 +44,10 @@ def training_graph(model: MLP, state: TrainState, image_shape: tuple[int, ...]) 
         counts[name] = counts.get(name, 0) + 1
         name += f"_{counts[name]}" if counts[name] > 1 else ""
         inputs = [made[var] for var in equation.invars if not isinstance(var, core.Literal) and var in made]
-        nodes.append(Node(name, op, inputs))
+        nodes.append((name, op, inputs))
         made |= dict.fromkeys(equation.outvars, name)
     outputs = [made[var] for var in closed.jaxpr.outvars if not isinstance(var, core.Literal)]
-    return [*nodes, Node("logits", "Output", outputs)]
+    return [*nodes, ("logits", "Output", outputs)]
 
 
 def _name_of(equation: core.JaxprEqn) -> str:

@@ -22,29 +22,47 @@ def scored(dataset: data.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.asarray(split.images), np.asarray(split.labels), logits
 
 
-def captions(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.axes[0].texts]
+Gallery = list[tuple[str, np.ndarray, list[str], int]]
 
 
-def test_digits(dataset: data.Dataset) -> None:
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Gallery:
+    """What is handed to `gallery`."""
+    calls: Gallery = []
+    monkeypatch.setattr(run_figures, "gallery", lambda *args: calls.append(args))
+    return calls
+
+
+def test_digits(dataset: data.Dataset, shown: Gallery) -> None:
     images, labels = dataset.read("train[:20]")
-    figure = run_figures.digits(images, labels, NAMES)
-    assert captions(figure) == [str(label) for label in labels[:9]]
-    shown = np.asarray(figure.axes[0].images[0].get_array())
-    tops = [int(np.ceil(text.get_position()[1])) - 29 for text in figure.axes[0].texts]
-    lefts = [int(text.get_position()[0]) - 14 for text in figure.axes[0].texts]
-    for image, top, left in zip(images, tops, lefts, strict=False):
-        np.testing.assert_array_equal(shown[top : top + 28, left : left + 28], image[..., 0])
+    run_figures.digits(images, labels, NAMES)
+    _, pictures, captions, columns = shown[0]
+    np.testing.assert_array_equal(pictures, images[:9])
+    assert captions == [str(label) for label in labels[:9]] and columns == 3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gallery(channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (7, 28, 28, channels), np.uint8)
+    made = np.asarray(run_figures.gallery("title", images, ["a", "b\nc", "", "d", "a long, long caption", "f", "g"], 3))
+    for index, image in enumerate(images):
+        top, left = 60 + index // 3 * 214, 20 + index % 3 * 160
+        tile = made[top : top + 140, left : left + 140]
+        np.testing.assert_array_equal(tile, np.broadcast_to(image, (28, 28, 3)).repeat(5, axis=0).repeat(5, axis=1))
+        caption = made[top + 140 : top + 200, left : left + 140]
+        assert (caption.min() < 100) == (index != 2)
+        assert (made[top : top + 200, left + 140 + 10 - 1] == 255).all()  # nothing reaches into the next column
+    assert made[:60].min() < 100 and made.shape == (60 + 3 * 214, 20 + 3 * 160, 3)
 
 
 def test_mosaic() -> None:
-    pictures = np.random.default_rng(0).random((7, 5, 4, 3))
-    made = run_figures.mosaic(pictures, 3, 9.0, below=2)
-    assert made.shape == (3 * (5 + 3 + 2), 3 * (4 + 3), 3)
+    pictures = np.random.default_rng(0).random((7, 5, 4))
+    made = run_figures.mosaic(pictures, 3, 9.0)
+    assert made.shape == (3 * (5 + 3), 3 * (4 + 3))
     for index, picture in enumerate(pictures):
         row, column = divmod(index, 3)
-        np.testing.assert_array_equal(made[10 * row : 10 * row + 5, 7 * column : 7 * column + 4], picture)
-        made[10 * row : 10 * row + 5, 7 * column : 7 * column + 4] = 9
+        np.testing.assert_array_equal(made[8 * row : 8 * row + 5, 7 * column : 7 * column + 4], picture)
+        made[8 * row : 8 * row + 5, 7 * column : 7 * column + 4] = 9
     assert (made == 9).all()
 
 
@@ -69,17 +87,20 @@ def test_confusion() -> None:
     assert (figure.axes[0].get_ylabel(), figure.axes[0].get_xlabel()) == ("truth", "prediction")
 
 
-def test_mistakes(scored: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+def test_mistakes(scored: tuple[np.ndarray, np.ndarray, np.ndarray], shown: Gallery) -> None:
     images, labels, logits = scored
-    figure = run_figures.mistakes(images, labels, logits, NAMES)
+    run_figures.mistakes(images, labels, logits, NAMES)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     wrong = [n for n in range(600) if probabilities[n].argmax() != labels[n]]
     worst = sorted(wrong, key=lambda n: -probabilities[n].max())[:25]
-    want = [f"{probabilities[n].argmax()} ({probabilities[n].max():.1%})\ntruth: {labels[n]}" for n in worst]
-    assert captions(figure) == want
-    np.testing.assert_array_equal(figure.axes[0].images[0].get_array()[:28, :28], images[worst[0], :, :, 0])
-    few = run_figures.mistakes(images[worst[:2]], labels[worst[:2]], logits[worst[:2]], NAMES)
-    assert len(captions(few)) == 2
+    title, pictures, captions, _ = shown[0]
+    assert title == f"Most confidently wrong: 25 of {len(wrong)} mistakes among 600"
+    assert captions == [
+        f"{probabilities[n].argmax()} ({probabilities[n].max():.1%})\ntruth: {labels[n]}" for n in worst
+    ]
+    np.testing.assert_array_equal(pictures, images[worst])
+    run_figures.mistakes(images[worst[:2]], labels[worst[:2]], logits[worst[:2]], NAMES)
+    assert len(shown[1][2]) == 2
 
 
 def test_reliability(scored: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
