@@ -65,14 +65,18 @@ class MLP(nn.Module):
 class Dropout(nn.Module):
     """`nn.Dropout` with the rate as an argument, so that it may be traced (Srivastava et al., JMLR 15, 2014).
 
-    The same masks as `nn.Dropout` of the same name and key. The rate must be below 1.
+    A unit takes 16 random bits, not 32, which halves the time for them; the rate counts to the nearest 1/65536. It must
+    be below 1.
     """
 
     @nn.compact
     def __call__(self, x: Array, rate: ArrayLike) -> Array:
-        """Zero a share `rate` of `x` and scale the rest by 1 / (1 - rate). Needs the rng `dropout`."""
+        """Zero a share `rate` of `x` [B, units] and scale the rest by 1 / (1 - rate). Needs the rng `dropout`."""
         keep = 1.0 - jnp.asarray(rate)
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        batch, units = x.shape
+        words = jax.random.bits(self.make_rng("dropout"), (batch, -(-units // 2)), jnp.uint32)
+        halves = jnp.concatenate([words >> 16, words & 0xFFFF], axis=1)[:, :units]
+        kept = halves < jnp.round(keep * 65536).astype(jnp.uint32)
         return jnp.where(kept, x / keep, 0).astype(x.dtype)
 
 

@@ -34,7 +34,12 @@ def init_members(
 
 
 # The state is donated, as in `fit`.
-@functools.partial(jax.jit, static_argnames=("model", "make_tx", "mesh", "at_once"), donate_argnames=("state",))
+@functools.partial(
+    jax.jit,
+    static_argnames=("model", "make_tx", "mesh", "at_once"),
+    donate_argnames=("state",),
+    compiler_options=fit.COMPILER_OPTIONS,
+)
 def train_members(
     state: TrainState, hparams: Hyperparams, split: tuple[Array, Array], indices: Array, *,
     model: MLP, make_tx: MakeTx, mesh: Mesh, at_once: int | None,
@@ -57,7 +62,7 @@ def train_members(
 
     def member(member: tuple[TrainState, Hyperparams, Array], split: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
         state, hparams, indices = member
-        return fit.train_steps(state, hparams, split, indices, model=model, make_tx=make_tx)
+        return fit.scan_steps(state, hparams, split, indices, model=model, make_tx=make_tx)
 
     return _each(member, mesh, at_once)((state, hparams, indices), split)
 

@@ -1,6 +1,6 @@
 """Ours against Keras 3 on its JAX backend: the tutorial's network, on real digits, in float64.
 
-Dropout is 0 here, since the two draw different masks; `test_model` holds ours against Flax's.
+Dropout is 0 here, since the two draw different masks; `test_model` holds ours against Flax's, statistic by statistic.
 """
 
 from collections.abc import Iterator

@@ -1,3 +1,5 @@
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,14 +22,40 @@ class Both(nn.Module):
         return nn.Dropout(0.3, deterministic=False, name="dropout_1")(x)
 
 
-def test_dropout_masks_equal_flax() -> None:
-    x = jnp.arange(1.0, 4001).reshape(8, 500)
-    for seed in range(3):
-        rngs = {"dropout": jax.random.key(seed)}
-        ours = jax.jit(Both(True).apply)({}, x, jnp.float32(0.3), rngs=rngs)
-        flax = Both(False).apply({}, x, jnp.float32(0.3), rngs=rngs)
-        np.testing.assert_array_equal(ours == 0, flax == 0)
-        np.testing.assert_allclose(ours, flax, rtol=1e-6)
+def test_dropout_masks_are_as_random_as_those_of_flax() -> None:
+    """The shares of units, examples, masks and pairs that are dropped: as binomial as Flax's, by the same measures."""
+    keys, x = jax.random.split(jax.random.key(0), 600), jnp.ones((64, 33))  # odd: the last word gives one half
+    for ours in (True, False):
+        apply = partial(Both(ours).apply, {}, x, jnp.float32(0.3))
+        dropped = np.asarray(jax.jit(jax.vmap(lambda key, apply=apply: apply(rngs={"dropout": key})))(keys)) == 0
+        pairs = {
+            "by unit": dropped.mean(axis=(0, 1)),
+            "by example": dropped.mean(axis=(0, 2)),
+            "by mask": dropped.mean(axis=(1, 2)),
+            "both halves of a word": (dropped[..., :16] & dropped[..., 17:]).mean(axis=(0, 1)),
+            "neighbouring units": (dropped[..., 1:] & dropped[..., :-1]).mean(axis=(0, 1)),
+            "neighbouring examples": (dropped[:, 1:] & dropped[:, :-1]).mean(axis=(0, 2)),
+            "next mask": (dropped[1:] & dropped[:-1]).mean(axis=0).ravel(),
+        }
+        for name, shares in pairs.items():
+            want = 0.3 if name.startswith("by") else 0.09
+            n = dropped.size / len(shares)
+            z = (shares - want) / np.sqrt(want * (1 - want) / n)
+            assert abs(z).max() < 4.8 and abs(z.mean()) < 5 / np.sqrt(len(z)), (ours, name)
+            if len(z) > 500:  # pairs in a row share a unit, which makes their spread 1.21 of a binomial's
+                assert 0.9 < z.std() < (1.1 if name == "by mask" else 1.35), (ours, name)
+
+
+def test_dropout_keeps_what_it_keeps_and_its_gradient() -> None:
+    x, key = jnp.arange(1.0, 4001).reshape(8, 500), jax.random.key(0)
+
+    def total(x: jax.Array) -> jax.Array:
+        return jnp.sum(Both(True).apply({}, x, jnp.float32(0.3), rngs={"dropout": key}))
+
+    y = np.asarray(Both(True).apply({}, x, jnp.float32(0.3), rngs={"dropout": key}))
+    np.testing.assert_allclose(y[y > 0], np.asarray(x)[y > 0] / 0.7, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(total)(x), (y > 0) / 0.7, rtol=1e-6)
+    assert (np.asarray(Both(True).apply({}, x, jnp.float32(0), rngs={"dropout": key})) == x).all()
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.2, 0.5, 0.9])
