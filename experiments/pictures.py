@@ -4,6 +4,7 @@ python experiments/pictures.py    # a minute; writes docs/*.png; needs the test 
 """
 
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from mnist_flax.events import write_members
 
 DOCS = Path(__file__).parents[1] / "docs"
 PORT = 6106
@@ -27,7 +30,7 @@ def command(name: str, *args: object) -> None:
 
 def keep(picture: bytes, name: str) -> None:
     """Save a picture in few colours: it is to be looked at, not measured."""
-    small = Image.open(io.BytesIO(picture)).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    small = Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     small.save(DOCS / f"{name}.png", optimize=True)
 
 
@@ -57,18 +60,18 @@ def show_page(browser: Browser, file: Path) -> None:
         keep(page.screenshot(), name)
 
 
-def show_tensorboard(browser: Browser, runs: Path) -> None:
+def show_tensorboard(browser: Browser, scratch: Path, logdir: str, tabs: list[str]) -> None:
     """TensorBoard's own pages."""
-    line = [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), "--port", str(PORT)]
-    with subprocess.Popen(line, stderr=subprocess.DEVNULL) as server:
+    line = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir, "--port", str(PORT)]
+    with subprocess.Popen(line, cwd=scratch, stderr=subprocess.DEVNULL) as server:
         while True:
             try:
                 if urllib.request.urlopen(f"http://localhost:{PORT}/data/runs").read() != b"[]":
                     break
             except OSError:
                 time.sleep(0.5)
-        for tab in ("scalars", "graphs", "images", "hparams"):
-            page = browser.new_page(viewport={"width": 1200, "height": 800})
+        for tab in tabs:
+            page = browser.new_page(viewport={"width": 1500, "height": 900})
             page.goto(f"http://localhost:{PORT}/?darkMode=false#{tab}")
             page.wait_for_timeout(6000)
             keep(page.screenshot(), f"tensorboard-{tab}")
@@ -79,17 +82,19 @@ def main() -> None:
     """Train, evaluate, export, and look."""
     DOCS.mkdir(exist_ok=True)
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
-        runs = Path(scratch) / "runs"
-        for name, flags in (("exp1", []), ("exp2", ["--learning-rate", "3e-3"]), ("exp3", ["--l2", "0"])):
-            command("train", "--workdir", runs / name, *flags)
-        command("evaluate", "--workdir", runs / "exp1")
-        for figure in (runs / "exp1" / "figures").iterdir():
+    with tempfile.TemporaryDirectory() as directory, sync_playwright() as playwright:
+        scratch = Path(directory)
+        command("train", "--workdir", scratch / "exp1")
+        command("evaluate", "--workdir", scratch / "exp1")
+        for figure in (scratch / "exp1" / "figures").iterdir():
             keep(figure.read_bytes(), figure.stem)
-        command("export", "--workdir", runs / "exp1", "--format", "html", "--out", Path(scratch) / "digits.html")
+        command("export", "--workdir", scratch / "exp1", "--format", "html", "--out", scratch / "digits.html")
+        study = (DOCS.parent / "experiments" / "results" / "regularization" / "results.jsonl").read_text()
+        write_members(scratch / "sweep" / "tensorboard", [json.loads(row) for row in study.splitlines()])
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        show_page(browser, Path(scratch) / "digits.html")
-        show_tensorboard(browser, runs)
+        show_page(browser, scratch / "digits.html")
+        show_tensorboard(browser, scratch, "exp1", ["scalars", "graphs", "images"])
+        show_tensorboard(browser, scratch, "sweep", ["hparams"])
         browser.close()
 
 

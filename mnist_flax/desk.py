@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,15 +69,17 @@ class Desk:
                 self._events.steps(message.values, message.last)
             case Epoch():
                 self._history += message.lines
-                if self._events:
-                    _, score = message.lines  # training has told its own, step by step
-                    self._events.scores(score)
-                    self._events.parameters(message.params, self._begin.dataset.image_shape, score["step"])
                 is_last = message.lines[0]["epoch"] == self._begin.config.epochs
-                if is_last or time.monotonic() - self._drawn_at > _EVERY:
-                    self._draw_curves()
-                if is_last and self._events:
-                    self._events.picture("mistakes", self._mistakes(message), message.lines[0]["step"])
+                with ThreadPoolExecutor(1) as beside:  # numpy multiplies and Pillow packs beside the rest
+                    mistakes = beside.submit(self._mistakes, message) if is_last and self._events else None
+                    if is_last or time.monotonic() - self._drawn_at > _EVERY:
+                        self._draw_curves()
+                    if self._events:
+                        _, score = message.lines  # training has told its own, step by step
+                        self._events.scores(score)
+                        self._events.parameters(message.params, self._begin.dataset.image_shape, score["step"])
+                        if mistakes:
+                            self._events.picture("mistakes", mistakes.result(), score["step"])
             case End() if self._events:
                 self._events.finish()
         if self._events:

@@ -90,7 +90,9 @@ class Events:
 
     def picture(self, tag: str, picture: "Image", step: int) -> None:
         """A picture as it is."""
-        self._add("eval", summary.image(tag, np.asarray(picture), dataformats="HWC"), step)
+        self._add(
+            "eval", summary.image(tag, np.asarray(picture), dataformats="HW" if picture.mode == "L" else "HWC"), step
+        )
 
     def finish(self) -> None:
         """Mark the run as finished, for the table of hyperparameters."""

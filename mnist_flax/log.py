@@ -5,6 +5,7 @@ log.record(event, progress)  # a line an epoch on the terminal, two in `metrics.
 """
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from mnist_flax.scribe import Epoch, Scribe, Steps
 from mnist_flax.state import MakeTx
 
 
+_EVERY = 2.0  # seconds between what the scribe is told within an epoch
+
+
 class Log:
     """The run's metrics: on the terminal, in `metrics.jsonl`, at the scribe's, and in `info` for the checkpoints."""
 
@@ -33,13 +37,19 @@ class Log:
         self.info, self._scribe = info, scribe
         self._file, self._config = path and workdir.metrics_file(path), config
         self._unit_schedule = make_tx.unit_schedule()
+        self._steps: list[dict[str, np.ndarray]] = []  # not told yet
+        self._told_at = time.monotonic()
 
     def record(self, event: Event, progress: console.Progress) -> None:
         """Add a call; behind an epoch's last one, write its two lines."""
         name = f"epoch {event.epoch}/{self._config.epochs}"
         so_far, lines = account(self.info, event, self._config, self._unit_schedule)
         progress.update(event.step, f"{name}  loss {so_far['loss']:.4f}  accuracy {so_far['accuracy']:.4f}")
-        self._scribe.tell(Steps(event.step, self._scalars(event)))
+        self._steps.append(self._scalars(event))
+        if lines or time.monotonic() - self._told_at > _EVERY:  # a message wakes a process: not at every call
+            joined = {name: np.concatenate([each[name] for each in self._steps]) for name in self._steps[0]}
+            self._scribe.tell(Steps(event.step, joined))
+            self._steps, self._told_at = [], time.monotonic()
         if not lines:
             return
         state = jax.tree.map(np.array, (event.state.params, event.state.batch_stats))  # copies: the step donates them

@@ -147,12 +147,13 @@ def gallery(title: str, images: np.ndarray, captions: list[str], columns: int) -
     sizes = (size for size in range(20, 8, -1) if _longest(lines, size) < side + gap)
     font = ImageFont.load_default(next(sizes, 8))
     height = side + 54 + gap
-    sheet = Image.new("RGB", (gap + columns * (side + gap), top + -(-len(images) // columns) * height), "white")
+    mode = "L" if images.shape[-1] == 1 else "RGB"
+    sheet = Image.new(mode, (gap + columns * (side + gap), top + -(-len(images) // columns) * height), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((sheet.width / 2, gap), title, "black", ImageFont.load_default(22 if columns > 3 else 20), anchor="ma")
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         x, y = gap + index % columns * (side + gap), top + index // columns * height
-        picture = Image.fromarray(image.squeeze()).convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+        picture = Image.fromarray(image.squeeze()).resize((side, side), Image.Resampling.NEAREST)
         sheet.paste(picture, (x, y))
         draw.text((x + side / 2, y + side + 4), caption, "black", font, anchor="ma", align="center")
     return sheet

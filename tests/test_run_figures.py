@@ -43,7 +43,8 @@ def test_digits(dataset: data.Dataset, shown: Gallery) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_gallery(channels: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (7, 28, 28, channels), np.uint8)
-    made = np.asarray(run_figures.gallery("title", images, ["a", "b\nc", "", "d", "a long, long caption", "f", "g"], 3))
+    captions = ["a", "b\nc", "", "d", "a long, long caption", "f", "g"]
+    made = np.asarray(run_figures.gallery("title", images, captions, 3).convert("RGB"))
     for index, image in enumerate(images):
         top, left = 60 + index // 3 * 214, 20 + index % 3 * 160
         tile = made[top : top + 140, left : left + 140]
