@@ -10,12 +10,9 @@ import pickle
 import signal
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from mnist_flax import folded, run_figures
+from mnist_flax import run_figures
 from mnist_flax.canvas import save
 from mnist_flax.config import flat
 from mnist_flax.events import Events
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-_EVERY = 10.0  # seconds between two drawings of the curves while a run goes on
+_EVERY = 10.0  # seconds between two drawings while a run goes on
 
 
 def main() -> None:
@@ -51,7 +48,8 @@ class Desk:
     def __init__(self, begin: Begin) -> None:
         """Write what is known before the first step."""
         self._begin, self._history = begin, [*begin.history]
-        self._drawn, self._drawn_at = 0, time.monotonic()
+        self._epoch: Epoch | None = None  # the latest, until its pictures are drawn
+        self._drawn_at = time.monotonic()
         self._names = list(begin.dataset.class_names)
         self._draws, self._events = "--figures" in sys.argv, None
         if "--tensorboard" in sys.argv:
@@ -69,17 +67,14 @@ class Desk:
                 self._events.steps(message.values, message.last)
             case Epoch():
                 self._history += message.lines
+                self._epoch = message
                 is_last = message.lines[0]["epoch"] == self._begin.config.epochs
-                with ThreadPoolExecutor(1) as beside:  # numpy multiplies and Pillow packs beside the rest
-                    mistakes = beside.submit(self._mistakes, message) if is_last and self._events else None
-                    if is_last or time.monotonic() - self._drawn_at > _EVERY:
-                        self._draw_curves()
-                    if self._events:
-                        _, score = message.lines  # training has told its own, step by step
-                        self._events.scores(score)
-                        self._events.parameters(message.params, self._begin.dataset.image_shape, score["step"])
-                        if mistakes:
-                            self._events.picture("mistakes", mistakes.result(), score["step"])
+                if self._events:
+                    _, score = message.lines  # training has told its own, step by step
+                    self._events.scores(score)
+                    self._events.parameters(message.params, score["step"])
+                if is_last or time.monotonic() - self._drawn_at > _EVERY:
+                    self._draw()
             case End() if self._events:
                 self._events.finish()
         if self._events:
@@ -87,20 +82,23 @@ class Desk:
 
     def close(self) -> None:
         """Write what is left."""
-        if len(self._history) > self._drawn:
-            self._draw_curves()
+        if self._epoch:
+            self._draw()
         if self._events:
             self._events.close()
 
-    def _draw_curves(self) -> None:
+    def _draw(self) -> None:
+        """Pictures of the latest epoch."""
+        epoch, self._epoch, self._drawn_at = self._epoch, None, time.monotonic()
         if self._draws:
             self._save("curves", run_figures.curves(self._history, self._begin.config.eval_split))
-        self._drawn, self._drawn_at = len(self._history), time.monotonic()
-
-    def _mistakes(self, epoch: Epoch) -> "Image":
-        split = self._begin.dataset.read(self._begin.config.eval_split)
-        logits = folded.apply(folded.fold(epoch.params, epoch.batch_stats), split.images)
-        return run_figures.mistakes(np.asarray(split.images), split.labels, logits, self._names)
+        if self._events and epoch:
+            config, step = self._begin.config, epoch.lines[0]["step"]
+            self._events.first_layer(epoch.params, self._begin.dataset.image_shape, step)
+            if epoch.logits is not None:
+                images, labels = self._begin.dataset.read(config.eval_split)
+                logits = epoch.logits.reshape(-1, len(self._names))[: len(labels)]
+                self._events.picture("mistakes", run_figures.mistakes(images, labels, logits, self._names), step)
 
     def _save(self, name: str, figure: "Figure | Image") -> None:
         (self._begin.path / "figures").mkdir(exist_ok=True)

@@ -5,7 +5,8 @@
     events.compare(flat(config))  # hyperparameters
     events.steps(values, last=67)  # scalars of training, step by step
     events.scores(line)  # scalars of an epoch
-    events.parameters(params, image_shape, step)  # histograms, norms, an image
+    events.parameters(params, step)  # histograms and norms
+    events.first_layer(params, image_shape, step)  # an image
     events.close()
 
 Two runs, `train` and `eval`, so that TensorBoard draws both in one chart; what is not training's is `eval`'s. A later
@@ -78,12 +79,15 @@ class Events:
         """The scalars of a line of `metrics.jsonl`."""
         self._add(line["split"], _scalars({name: line[name] for name in _SCORES}), line["step"])
 
-    def parameters(self, params: Any, image_shape: tuple[int, ...], step: int) -> None:
-        """Histograms and norms of all parameters, and the first layer's weights as an image."""
+    def parameters(self, params: Any, step: int) -> None:
+        """Histograms and norms of all parameters."""
         for layer, leaves in params.items():
             for name, leaf in leaves.items():
                 self._add("eval", summary.histogram(f"{layer}/{name}", leaf, bins=64), step)
                 self._add("eval", _scalars({f"norm/{layer}/{name}": float(np.linalg.norm(leaf))}), step)
+
+    def first_layer(self, params: Any, image_shape: tuple[int, ...], step: int) -> None:
+        """The first layer's weights as an image."""
         pictures, limit = unit_pictures(params["dense_1"]["kernel"], image_shape)
         image = summary.image("first_layer", _colored(mosaic(pictures / limit, 8, 0)), dataformats="HWC")
         self._add("eval", image, step)

@@ -49,8 +49,8 @@ train_steps = jax.jit(
 @functools.partial(jax.jit, static_argnames=("model",))
 def eval_steps(
     state: TrainState, hparams: Hyperparams, split: tuple[Array, Array], indices: Array, *, model: MLP
-) -> Metrics:
-    """Every example of int32 [K, B] `indices` once; the metrics' leaves are [K]."""
+) -> tuple[Metrics, Array]:
+    """Every example of int32 [K, B] `indices` once; the metrics' leaves are [K], the logits [K, B, C]."""
     return jax.lax.map(lambda batch: eval_step(state, hparams, take(split, batch), model=model), indices)
 
 
@@ -97,6 +97,7 @@ class Event(NamedTuple):
     metrics: Metrics  # of the call's steps, on the host
     seconds: float  # of the call
     evaluation: Metrics | None  # behind an epoch's last call
+    logits: np.ndarray | None  # with it, [K, B, C], where somebody wants them
     evaluation_seconds: float
 
 
@@ -107,7 +108,7 @@ def fit(
     plan: Plan,
     order: Callable[[int], np.ndarray],
     train: Callable[[Any, np.ndarray], tuple[Any, Metrics]],
-    evaluate: Callable[[Any], Metrics],
+    evaluate: Callable[[Any], tuple[Metrics, Any]],
 ) -> Iterator[Event]:
     """Train from step `start` to the end of the plan.
 
@@ -117,7 +118,7 @@ def fit(
       plan: the cuts.
       order: the index batches of an epoch, from 0: int32 [..., S, B].
       train: runs the steps of int32 [..., K, B] index batches.
-      evaluate: scores a state.
+      evaluate: scores a state; with its logits, or None.
     """
     for epoch in range(start // plan.steps_per_epoch, plan.epochs):
         done = epoch * plan.steps_per_epoch
@@ -129,11 +130,11 @@ def fit(
             state, metrics = train(state, batches[..., first:last, :])
             metrics = jax.tree.map(np.asarray, metrics)  # waits for the call
             ended = time.perf_counter()
-            evaluation = None
+            evaluation, logits = None, None
             if last == plan.steps_per_epoch:
-                evaluation = jax.tree.map(np.asarray, evaluate(state))
+                evaluation, logits = jax.tree.map(np.asarray, evaluate(state))
             seconds = ended - began, time.perf_counter() - ended
-            yield Event(done + last, epoch + 1, state, metrics, seconds[0], evaluation, seconds[1])
+            yield Event(done + last, epoch + 1, state, metrics, seconds[0], evaluation, logits, seconds[1])
 
 
 def not_finite(event: Event) -> str | None:

@@ -23,7 +23,6 @@ from mnist_flax.model import MLP
 from mnist_flax.scribe import Epoch, Scribe, Steps
 from mnist_flax.state import MakeTx
 
-
 _EVERY = 2.0  # seconds between what the scribe is told within an epoch
 
 
@@ -38,7 +37,7 @@ class Log:
         self._file, self._config = path and workdir.metrics_file(path), config
         self._unit_schedule = make_tx.unit_schedule()
         self._steps: list[dict[str, np.ndarray]] = []  # not told yet
-        self._told_at = time.monotonic()
+        self._last, self._told_at = 0, time.monotonic()
 
     def record(self, event: Event, progress: console.Progress) -> None:
         """Add a call; behind an epoch's last one, write its two lines."""
@@ -46,14 +45,13 @@ class Log:
         so_far, lines = account(self.info, event, self._config, self._unit_schedule)
         progress.update(event.step, f"{name}  loss {so_far['loss']:.4f}  accuracy {so_far['accuracy']:.4f}")
         self._steps.append(self._scalars(event))
+        self._last = event.step
         if lines or time.monotonic() - self._told_at > _EVERY:  # a message wakes a process: not at every call
-            joined = {name: np.concatenate([each[name] for each in self._steps]) for name in self._steps[0]}
-            self._scribe.tell(Steps(event.step, joined))
-            self._steps, self._told_at = [], time.monotonic()
+            self._tell_steps()
         if not lines:
             return
-        state = jax.tree.map(np.array, (event.state.params, event.state.batch_stats))  # copies: the step donates them
-        self._scribe.tell(Epoch(lines, *state))
+        params = jax.tree.map(np.array, event.state.params)  # a copy: the next step donates it
+        self._scribe.tell(Epoch(lines, params, event.logits))
         if self._file:
             for line in lines:
                 writer.append(self._file, line)
@@ -62,6 +60,17 @@ class Log:
             f"{name} {train['seconds']:6.1f} s   train: loss {train['loss']:.4f}, accuracy {train['accuracy']:.2%}"
             f"   {self._config.eval_split}: loss {score['loss']:.4f}, accuracy {score['accuracy']:.2%}"
         )
+
+    def settle(self) -> None:
+        """Let nothing of what a checkpoint is about to call done be told by this process alone, which may be killed."""
+        self._tell_steps()
+        self._scribe.wait()
+
+    def _tell_steps(self) -> None:
+        if self._steps:
+            joined = {name: np.concatenate([each[name] for each in self._steps]) for name in self._steps[0]}
+            self._scribe.tell(Steps(self._last, joined))
+        self._steps, self._told_at = [], time.monotonic()
 
     def _scalars(self, event: Event) -> dict[str, np.ndarray]:
         """Of every step of a call, [K] each."""

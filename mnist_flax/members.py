@@ -112,8 +112,9 @@ def train(members: list[Member], train_split: data.Split, eval_split: data.Split
         train=lambda state, batches: population.train_members(
             state, hparams, shared[0], own(batches), model=model, make_tx=make_tx, mesh=mesh, at_once=at_once
         ),
-        evaluate=lambda state: population.eval_members(
-            state, hparams, shared[1], eval_batches, model=model, mesh=mesh, at_once=at_once
+        evaluate=lambda state: (
+            population.eval_members(state, hparams, shared[1], eval_batches, model=model, mesh=mesh, at_once=at_once),
+            None,
         ),
     )
     saved = time.monotonic()

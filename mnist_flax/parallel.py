@@ -14,7 +14,7 @@ import platform
 import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jaxlib
@@ -177,6 +177,11 @@ def shard_batches(indices: np.ndarray, mesh: Mesh) -> jax.Array:
     missing = -indices.shape[1] % mesh.size
     padded = np.pad(indices, ((0, 0), (0, missing)), constant_values=-1)
     return _place(padded, NamedSharding(mesh, PartitionSpec(None, "data")))
+
+
+def readable(tree: Any) -> Any:
+    """The tree, with None for each leaf that other processes hold parts of."""
+    return jax.tree.map(lambda leaf: leaf if leaf.is_fully_addressable or leaf.is_fully_replicated else None, tree)
 
 
 def _place(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:

@@ -75,7 +75,7 @@ def eval_members(
     """Every example of int32 [K, B] `indices` once for every member; the metrics' leaves are [P, K]."""
 
     def member(member: tuple[TrainState, Hyperparams], shared: tuple[tuple[Array, Array], Array]) -> Metrics:
-        return fit.eval_steps(*member, *shared, model=model)
+        return fit.eval_steps(*member, *shared, model=model)[0]
 
     return _each(member, mesh, at_once)((state, hparams), (split, indices))
 

@@ -58,8 +58,9 @@ class Epoch:
     lines: list[dict[str, Any]]
     """Of `metrics.jsonl`."""
     params: Any
-    batch_stats: Any
     """numpy arrays that nobody changes."""
+    logits: np.ndarray | None
+    """float32 [K, B, C] of the evaluation split in order, filled up at the end; None where no process has all."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,10 @@ class Scribe:
         """Send a message, without waiting for it to arrive."""
         self._begun = True
         self._sender.submit(self._send, message)
+
+    def wait(self) -> None:
+        """Return when all that was told is in the pipe, where it outlives this process."""
+        self._sender.submit(lambda: None).result()
 
     def _send(self, message: Message) -> None:
         if self._process and self._process.stdin:

@@ -51,11 +51,11 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
-def eval_step(state: TrainState, hparams: Hyperparams, batch: Batch, *, model: MLP) -> Metrics:
-    """What the network scores on a batch: running statistics, no dropout, no label smoothing."""
+def eval_step(state: TrainState, hparams: Hyperparams, batch: Batch, *, model: MLP) -> tuple[Metrics, Array]:
+    """What the network scores on a batch, and its logits [B, C]: running statistics, no dropout, no label smoothing."""
     logits = cast(Array, model.apply({"params": state.params, "batch_stats": state.batch_stats}, batch.images))
     sums = _sums(logits, batch, jnp.zeros(()))
-    return _metrics(sums, state.params, hparams, batch, model, jnp.zeros(()))
+    return _metrics(sums, state.params, hparams, batch, model, jnp.zeros(())), logits
 
 
 def data_loss(

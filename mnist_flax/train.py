@@ -131,7 +131,9 @@ def train(
         train=lambda state, batches: fit.train_steps(
             state, hparams, train_arrays, parallel.shard_batches(batches, mesh), model=model, make_tx=make_tx
         ),
-        evaluate=lambda state: fit.eval_steps(state, hparams, eval_arrays, eval_batches, model=model),
+        evaluate=lambda state: parallel.readable(
+            fit.eval_steps(state, hparams, eval_arrays, eval_batches, model=model)
+        ),
     )
     saved = start
     with signals.deferred(), console.Progress(plan.total_steps, start) as progress:
@@ -142,6 +144,7 @@ def train(
             try:
                 log.record(event, progress)
                 if stop or (event.step - 1) % plan.steps_per_epoch + 1 in plan.save_at:
+                    log.settle()
                     checkpoint.save(directory, event.step, event.state, log.info, keep=config.keep)
                     workdir.check_still_there(path)
                     workdir.mark_saved(path)

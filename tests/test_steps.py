@@ -119,7 +119,7 @@ def test_no_host_round_trip_inside_a_call(tiny: Tiny, small: data.Split, indices
 def test_evaluation_at_203_examples_equals_numpy(tiny: Tiny, dataset: data.Dataset, lone, batch_size: int) -> None:
     split, h = dataset.read("test[:203]"), tiny.hparams(l2=0.01, label_smoothing=0.3)
     state, _ = lone()
-    got = summary(totals_of(fit.eval_steps(state, h, split, data.eval_batches(203, batch_size), model=tiny.model)))
+    got = summary(totals_of(fit.eval_steps(state, h, split, data.eval_batches(203, batch_size), model=tiny.model)[0]))
 
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), state.params)
     s = jax.tree.map(lambda x: np.asarray(x, np.float64), state.batch_stats["batch_norm_2"])

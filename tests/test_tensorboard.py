@@ -139,9 +139,9 @@ def test_parameters(board: Board, runs: Path) -> None:
 
 
 def test_images(board: Board) -> None:
-    for tag, count in (("first_layer", EPOCHS), ("mistakes", 1)):
+    for tag in ("first_layer", "mistakes"):
         entries = board.json(f"plugin/images/images?run=straight/tensorboard/eval&tag={tag}&sample=0")
-        assert len(entries) == count and entries[-1]["step"] == STEPS
+        assert entries and entries[-1]["step"] == STEPS
         content = board.get(f"plugin/images/individualImage?{entries[-1]['query']}")
         assert content.startswith(b"\x89PNG")
 
