@@ -1,9 +1,9 @@
-"""What does a population of 16 cost, beside 16 lone runs?
+"""What does a population of 16 cost, beside 16 lone runs of ours and of PyTorch?
 
-The default run with 16 seeds: by 16 `train` commands and by one `sweep` command, in turn; writes
-results/population.jsonl and, from it, results/population.md.
+The default run with 16 seeds: by 16 `train` commands, by one `sweep` command and by 16 runs of the PyTorch loop with
+fused Adam, in turn; writes results/population.jsonl and, from it, results/population.md.
 
-    python experiments/population.py            # 4 minutes a round on 2 cores
+    python experiments/population.py            # 5 minutes a round on 2 cores; needs the bench extra
     python experiments/population.py --table    # only the table, from the file
 """
 
@@ -62,10 +62,22 @@ def population(directory: Path) -> dict:
     return {"program": "1 sweep command", "wall": wall, "pure": pure(histories), "score": score(histories)}
 
 
+def pytorch(directory: Path) -> dict:
+    """One command a member, of the peer."""
+    began, rows = time.perf_counter(), []
+    for seed in range(MEMBERS):
+        line = [sys.executable, str(Path(__file__).parent / "peers" / "pytorch_loop.py"), "--seed", str(seed)]
+        rows.append(json.loads(subprocess.run(line, check=True, capture_output=True).stdout))
+    wall = time.perf_counter() - began
+    alone = sum(sum(row["epoch_seconds"][1:]) for row in rows)
+    accuracy = statistics.mean(row["accuracy"][-1] for row in rows)
+    return {"program": f"{MEMBERS} PyTorch runs", "wall": wall, "pure": alone, "score": accuracy}
+
+
 def in_turn(rounds: int) -> Iterator[dict]:
     """Both programs, as often."""
     for _ in range(rounds):
-        for program in (lone, population):
+        for program in (lone, population, pytorch):
             with tempfile.TemporaryDirectory() as directory:
                 yield program(Path(directory))
 
@@ -88,10 +100,11 @@ def table(rows: list[dict]) -> str:
     for program, found in by_program.items():
         wall, alone = (statistics.median(row[name] for row in found) for name in ("wall", "pure"))
         lines.append(f"| {program} | {len(found)} | {wall:.1f} s | {alone:.1f} s | {100 * found[0]['score']:.3f} % |")
-    first, second = by_program.values()
+    ours, sweep, peer = by_program.values()
     for name, words in (("wall", "wall time"), ("pure", "epochs 2 to 4")):
-        ratios = ", ".join(f"{b[name] / a[name]:.2f}" for a, b in zip(first, second, strict=True))
-        lines += ["", f"The sweep's {words} divided by that of the {MEMBERS} commands, by round: {ratios}."]
+        for others, whose in ((ours, f"the {MEMBERS} commands"), (peer, f"the {MEMBERS} PyTorch runs")):
+            ratios = ", ".join(f"{b[name] / a[name]:.2f}" for a, b in zip(others, sweep, strict=True))
+            lines += ["", f"The sweep's {words} divided by that of {whose}, by round: {ratios}."]
     return "\n".join([*lines, "", told(about)]) + ".\n"
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON = 0.99, 1e-3  # Keras's defaults, and no setting
-
 _RESTORE = "restore it or choose another --workdir"
+_LATER = ("precision",)  # an older run's files lack them: their default stands for that, and is not written
 _TINY, _HUGE, _BELOW_1 = 1e-30, 1e30, 1 - 2**-24  # well inside float32, whose largest number below 1 is the last
 
 
@@ -95,6 +95,8 @@ class Config:
     """Also save every so many steps inside an epoch; 0 saves after each epoch only."""
     keep: int = 2
     """Latest checkpoints to keep; the best is kept as well."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What matrix products read; they sum in float32 all the same. bfloat16 is faster where the hardware has it."""
 
     def __post_init__(self) -> None:
         h = self.hparams
@@ -113,10 +115,8 @@ class Config:
             _check(name, value, _is_number(value) and low <= value <= high, limits)
         _check_int("seed", h.seed, 0, 2**32 - 1)
         _check("widths", self.widths, len(self.widths) <= 64, "at most 64 layers")
-        for width in self.widths:
-            _check(
-                "widths", self.widths, _is_int(width) and 1 <= width <= 2**16, "units from 1 to 65536, such as 512 512"
-            )
+        ok = all(_is_int(width) and 1 <= width <= 2**16 for width in self.widths)
+        _check("widths", self.widths, ok, "units from 1 to 65536, such as 512 512")
         for name, layers, last in (
             ("batch_norm_layers", self.batch_norm_layers, len(self.widths)),
             ("l2_layers", self.l2_layers, len(self.widths) + 1),
@@ -127,16 +127,16 @@ class Config:
 
         ok = _is_number(self.adam_epsilon) and _TINY <= self.adam_epsilon <= 1
         _check("adam_epsilon", self.adam_epsilon, ok, f"from {_TINY:g} to 1, such as 1e-7")
-        schedules = typing.get_args(typing.get_type_hints(Config)["schedule"])
-        _check("schedule", self.schedule, self.schedule in schedules, f"one of {', '.join(schedules)}")
-        _check_int("epochs", self.epochs, 1, 10**6)
+        for name in ("schedule", "precision"):
+            value, choices = getattr(self, name), typing.get_args(typing.get_type_hints(Config)[name])
+            _check(name, value, value in choices, f"one of {', '.join(choices)}")
+        for name, low, high in (
+            ("epochs", 1, 10**6), ("batch_size", 1, 2**20), ("eval_batch_size", 1, 2**20),
+            ("steps_per_call", 1, 10**6), ("checkpoint_every", 0, 10**9), ("keep", 1, 10**6),
+        ):  # fmt: skip
+            _check_int(name, getattr(self, name), low, high)
         ok = _is_number(self.warmup_epochs) and 0 <= self.warmup_epochs <= self.epochs
         _check("warmup_epochs", self.warmup_epochs, ok, f"from 0 to epochs={self.epochs}")
-        _check_int("batch_size", self.batch_size, 1, 2**20)
-        _check_int("eval_batch_size", self.eval_batch_size, 1, 2**20)
-        _check_int("steps_per_call", self.steps_per_call, 1, 10**6)
-        _check_int("checkpoint_every", self.checkpoint_every, 0, 10**9)
-        _check_int("keep", self.keep, 1, 10**6)
 
         # A dataset names a directory: nothing in it may climb out of the data directory.
         ok = isinstance(self.dataset, str) and re.fullmatch(
@@ -150,8 +150,8 @@ class Config:
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The whole config as plain JSON values; `from_json` is its inverse."""
-    tree = dataclasses.asdict(config)
+    """The whole config as plain JSON values, but for `_LATER` defaults; `from_json` is its inverse."""
+    tree = {n: v for n, v in dataclasses.asdict(config).items() if n not in _LATER or v != getattr(Config, n)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in tree.items()}
 
 
@@ -184,7 +184,7 @@ def _fields_of(cls: type, tree: object, where: str, remedy: str) -> dict[str, An
     """The values of `cls`'s fields in `tree`, lists as tuples; raises `InputError` unless they fit exactly."""
     if not isinstance(tree, dict):
         raise InputError(f"{where} must be an object of fields, not {tree!r:.40}; {remedy}")
-    hints = typing.get_type_hints(cls)
+    hints = {n: hint for n, hint in typing.get_type_hints(cls).items() if n in tree or n not in _LATER}
     for what, names in (("lacks", hints.keys() - tree.keys()), ("has the unknown", tree.keys() - hints.keys())):
         if names:
             raise InputError(f"{where} {what} field {', '.join(sorted(names))}; {remedy}")

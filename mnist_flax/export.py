@@ -57,6 +57,7 @@ def run(args: Args, signals: console.StopSignals) -> None:
     _check(args.format, out, recorded)
     write, logits_of_file = _functions(args.format)
     step, model, variables = evaluate.restore(path, args.step)
+    model = model.clone(precision="float32")  # as the files multiply, whatever training did
     split = evaluate.find_dataset(recorded, args.data_dir).read(recorded.config.eval_split)
 
     import jax

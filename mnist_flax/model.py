@@ -5,7 +5,8 @@ variables = model.init(jax.random.key(0), images)
 logits = model.apply(variables, images)  # [N, num_classes]
 """
 
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -26,6 +27,7 @@ class MLP(nn.Module):
     batch_norm_layers: tuple[int, ...]
     l2_layers: tuple[int, ...]
     num_classes: int
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     @nn.compact
     def __call__(
@@ -46,8 +48,10 @@ class MLP(nn.Module):
         x = jnp.asarray(images)
         x = x.reshape(x.shape[0], -1)  # [N, 784]
         x = x.astype(float) / 255 if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(float)
+        product = partial(_product, dtype=self.precision)
+        dense = partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform(), dot_general=product)
         for layer, width in enumerate(self.widths, start=1):
-            x = nn.Dense(width, kernel_init=nn.initializers.glorot_uniform(), name=f"dense_{layer}")(x)
+            x = dense(width, name=f"dense_{layer}")(x)
             if layer in self.batch_norm_layers:
                 x = nn.BatchNorm(
                     use_running_average=not train,
@@ -59,7 +63,15 @@ class MLP(nn.Module):
             if train:
                 x = Dropout(name=f"dropout_{layer}")(x, dropout_rate)
         output = len(self.widths) + 1
-        return nn.Dense(self.num_classes, kernel_init=nn.initializers.glorot_uniform(), name=f"dense_{output}")(x)
+        return dense(self.num_classes, name=f"dense_{output}")(x)
+
+
+def _product(x: Array, kernel: Array, dimension_numbers: Any, *, dtype: str, **_: Any) -> Array:
+    """A matrix product of factors rounded to bfloat16, or as they are; summed in their own type."""
+    wide = x.dtype
+    if dtype == "bfloat16":
+        x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    return jax.lax.dot_general(x, kernel, dimension_numbers, preferred_element_type=wide)
 
 
 class Dropout(nn.Module):

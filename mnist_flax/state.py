@@ -104,7 +104,7 @@ def max_norm(limit: Array | float, layers: tuple[int, ...]) -> optax.GradientTra
 
 def make_model(config: Config, num_classes: int) -> MLP:
     """The network that a config describes."""
-    return MLP(config.widths, config.batch_norm_layers, config.l2_layers, num_classes)
+    return MLP(config.widths, config.batch_norm_layers, config.l2_layers, num_classes, config.precision)
 
 
 def make_optimizer(config: Config, steps_per_epoch: int) -> MakeTx:

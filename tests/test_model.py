@@ -1,3 +1,4 @@
+import dataclasses
 from functools import partial
 
 import flax.linen as nn
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import Tiny
 
+from mnist_flax.config import Config
 from mnist_flax.model import MLP, Dropout, kernels_of, l2_penalty
 
 
@@ -109,3 +111,20 @@ def test_no_hidden_layer_is_softmax_regression() -> None:
     model = MLP(widths=(), batch_norm_layers=(), l2_layers=(), num_classes=3)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 4)))
     assert jax.tree.map(jnp.shape, variables) == {"params": {"dense_1": {"bias": (3,), "kernel": (4, 3)}}}
+
+
+def test_bfloat16_rounds_the_factors_of_products_and_nothing_else(small) -> None:
+    config = Config(widths=(16, 9), batch_norm_layers=(), l2_layers=(), precision="bfloat16")
+    tiny = Tiny(config)
+    params = tiny.init(tiny.hparams()).params
+    images = np.asarray(small.images[:20])
+    x = images.reshape(20, -1).astype(np.float32) / np.float32(255)
+    for number, name in enumerate(("dense_1", "dense_2", "dense_3")):
+        x = np.maximum(x, 0) if number else x
+        factors = [np.asarray(jnp.asarray(a).astype(jnp.bfloat16), np.float64) for a in (x, params[name]["kernel"])]
+        x = np.float32(factors[0] @ factors[1] + np.asarray(params[name]["bias"]))
+    logits = tiny.model.apply({"params": params}, images)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, x, rtol=1e-2, atol=2e-3)  # a rounding may go the other way in a later layer
+    exact = Tiny(dataclasses.replace(config, precision="float32")).model.apply({"params": params}, images)
+    assert 1e-4 < np.abs(np.asarray(exact) - x).max() < 0.1

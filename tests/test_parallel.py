@@ -6,10 +6,12 @@ import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
+from conftest import Tiny
 
-from mnist_flax import parallel
+from mnist_flax import data, fit, parallel
 from mnist_flax.config import InputError
 
 
@@ -57,3 +59,17 @@ for call in range(2000):
     stopped = [process.communicate(timeout=30)[0] for process in processes]
     assert stopped[0] == stopped[1] and 0 < int(stopped[0]) < 1999
     assert [process.returncode for process in processes] == [0, 0]
+
+
+def test_no_data_travels_inside_an_epoch(tiny: Tiny, small: data.Split) -> None:
+    """Indices go to the devices, and metrics come back, when they are told to: nothing else crosses in between."""
+    mesh = parallel.make_mesh(16)
+    hparams, split = parallel.replicate((tiny.hparams(), tuple(small)), mesh)
+    state = parallel.replicate(tiny.init(tiny.hparams()), mesh)
+    indices = parallel.shard_batches(data.epoch_batches(200, 16, 0, 0), mesh)
+    with jax.transfer_guard("disallow_explicit"):
+        state, metrics = fit.train_steps(state, hparams, split, indices, model=tiny.model, make_tx=tiny.make_tx)
+        state, metrics = fit.train_steps(state, hparams, split, indices, model=tiny.model, make_tx=tiny.make_tx)
+    assert int(state.step) == 26 and metrics.examples.sum() == 200
+    with pytest.raises(Exception, match="Disallowed"), jax.transfer_guard("disallow_explicit"):
+        fit.train_steps(state, hparams, split, np.asarray(indices), model=tiny.model, make_tx=tiny.make_tx)

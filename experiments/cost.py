@@ -1,0 +1,170 @@
+"""How time and memory grow with width, depth, batch, population, dataset and devices.
+
+Each point is a process of its own; writes results/cost.jsonl and, from it, results/cost.md and cost.png.
+
+    python experiments/cost.py            # 6 minutes on 2 cores
+    python experiments/cost.py --table    # only the table and the figure, from the file
+"""
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from provenance import RESULTS, record, recorded, told
+
+LINES, TABLE, FIGURE = (RESULTS / f"cost.{suffix}" for suffix in ("jsonl", "md", "png"))
+BASE = {"width": 512, "depth": 2, "batch": 128, "population": 1, "examples": 60_000, "devices": 1}
+POINTS: dict[str, list[dict[str, int]]] = {
+    "width": [{"width": 2**k} for k in range(7, 14)],
+    "depth": [{"depth": depth} for depth in (1, 2, 4, 8, 16)],
+    "batch size": [{"batch": 2**k} for k in range(4, 14)],
+    "population": [{"population": 4**k} for k in range(5)],
+    "dataset size": [{"examples": n} for n in (15_000, 60_000, 240_000, 960_000)],
+    "devices, one batch": [{"devices": n, "batch": 1024} for n in (1, 2, 4, 8)],
+    "devices, 128 each": [{"devices": n, "batch": 128 * n} for n in (1, 2, 4, 8)],
+}
+
+
+def measure(point: dict[str, int]) -> dict[str, float]:
+    """Milliseconds a step, of the fastest of several calls, and peak memory, in this process."""
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", point["devices"])
+    import numpy as np
+
+    from mnist_flax import fit, parallel, population
+    from mnist_flax.config import Config
+    from mnist_flax.state import as_arrays, init_state, make_model, make_optimizer
+
+    config = Config(widths=(point["width"],) * point["depth"], l2_layers=(1,), batch_norm_layers=(1,))
+    model, make_tx, hparams = make_model(config, 10), make_optimizer(config, 469), as_arrays(config.hparams)
+    rng, shape, members = np.random.default_rng(0), (28, 28, 1), point["population"]
+    split = (
+        rng.integers(0, 256, (point["examples"], *shape), np.uint8),
+        rng.integers(0, 10, point["examples"], np.int32),
+    )
+    work = flops(point)
+    steps = max(2, min(64, math.ceil(2e10 / work)))
+    indices = rng.integers(0, point["examples"], (steps, point["batch"]), np.int32)
+    if members == 1:
+        mesh = parallel.make_mesh(point["batch"])
+        placed, indices = parallel.replicate((hparams, split), mesh), parallel.shard_batches(indices, mesh)
+        state = parallel.replicate(init_state(hparams, model=model, make_tx=make_tx, image_shape=shape), mesh)
+        train: Any = partial(fit.train_steps, model=model, make_tx=make_tx)
+    else:
+        mesh = parallel.member_mesh(members)
+        many = jax.tree.map(lambda leaf: np.repeat(leaf[None], members, axis=0), hparams)
+        placed = parallel.shard_members(many, mesh), parallel.replicate(split, mesh)
+        state = population.init_members(placed[0], model=model, make_tx=make_tx, image_shape=shape, mesh=mesh)
+        indices = parallel.shard_members(np.repeat(indices[None], members, axis=0), mesh)
+        train = partial(population.train_members, model=model, make_tx=make_tx, mesh=mesh, at_once=None)
+    times, began = [], time.perf_counter()
+    while len(times) < 3 or (time.perf_counter() - began < 6 and len(times) < 12):
+        start = time.perf_counter()
+        state, metrics = train(state, *placed, indices)
+        jax.block_until_ready((state, metrics))
+        times.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"milliseconds": 1000 * min(times[1:]) / steps, "peak_memory_mb": round(peak)}
+
+
+def flops(point: dict[str, int]) -> float:
+    """Of the products of a step, forward and backward, of all members."""
+    width, inner = point["width"], point["depth"] - 1
+    weights = 2 * 784 * width + 3 * inner * width**2 + 3 * 10 * width  # the first layer's input needs no gradient
+    return 2.0 * point["batch"] * weights * point["population"]
+
+
+def points() -> Iterator[dict[str, Any]]:
+    """Every point, measured."""
+    for axis, changes in POINTS.items():
+        for change in changes:
+            point = BASE | change
+            output = subprocess.run(
+                [sys.executable, __file__, "--one", json.dumps(point)], check=True, capture_output=True
+            )
+            yield {"axis": axis} | point | {"flops": flops(point)} | json.loads(output.stdout.splitlines()[-1])
+
+
+def value_of(row: dict[str, Any]) -> int:
+    """Where a row stands on its axis."""
+    name = {"batch size": "batch", "dataset size": "examples"}.get(row["axis"], row["axis"].split(",")[0])
+    return row[name]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Every point; how much dearer than proportional it is than the one before."""
+    about, points = rows[0], rows[1:]
+    lines = [
+        "| axis | value | a step (ms) | GFLOP/s of products | growth of time / of work | peak memory (MB) |",
+        "|---|---|---|---|---|---|",
+    ]
+    before: dict[str, Any] = {}
+    for row in points:
+        rate = row["flops"] / row["milliseconds"] / 1e6
+        dearer = ""
+        if before.get("axis") == row["axis"]:
+            dearer = f"{row['milliseconds'] / before['milliseconds'] / (row['flops'] / before['flops']):.2f}"
+        numbers = f"{row['milliseconds']:.3g} | {rate:.0f} | {dearer} | {row['peak_memory_mb']:,}"
+        lines.append(f"| {row['axis']} | {value_of(row):,} | {numbers} |")
+        before = row
+    large = [row for row in points if row["axis"] == "population"][-2:]
+    each = (large[1]["peak_memory_mb"] - large[0]["peak_memory_mb"]) / (large[1]["population"] - large[0]["population"])
+    fits = int((24 * 1024 - large[0]["peak_memory_mb"]) / each) + large[0]["population"]
+    lines += ["", f"A member takes {each:.0f} MB: a population of {fits:,} fits 24 GB.", "", f"{told(about)}."]
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    """Milliseconds a step against every axis, with the line of proportion through the last point."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5.6), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 4).ravel()
+    for axes_of, axis in zip(axes, POINTS, strict=False):
+        mine = [row for row in rows[1:] if row["axis"] == axis]
+        x, y = [value_of(row) for row in mine], [row["milliseconds"] for row in mine]
+        ideal = [y[-1] * row["flops"] / mine[-1]["flops"] for row in mine]
+        axes_of.loglog(x, ideal, "--", color="0.6", base=2, label="in proportion to the work")
+        axes_of.loglog(x, y, "o-", color="#0072B2", base=2, label="a step (ms)")
+        axes_of.set(title=axis, ylim=(min(y) / 3, max(y) * 2))
+        axes_of.grid(color="0.9")
+        axes_of.set_xticks(x, [f"{value:,}" for value in x], rotation=60, size=8)
+        axes_of.set_yticks(
+            ticks := [value for value in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if min(y) / 2 < value < max(y) * 2]
+        )
+        axes_of.set_yticklabels([f"{tick:g}" for tick in ticks], size=8)
+    axes[7].set_axis_off()
+    axes[7].legend(*axes[0].get_legend_handles_labels(), loc="center", frameon=False)
+    figure.suptitle("Milliseconds a step on two cores, by what grows")
+    figure.savefig(FIGURE)
+
+
+def main() -> None:
+    """Measure what was asked for, saving each result as it comes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", action="store_true", help="only make the table and the figure")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(json.loads(args.one))))
+        return
+    if not args.table:
+        record(LINES, points())
+    rows = recorded(LINES)
+    TABLE.write_text(table(rows))
+    draw(rows)
+    print(TABLE.read_text())
+
+
+if __name__ == "__main__":
+    main()
