@@ -95,8 +95,8 @@ def points() -> Iterator[dict[str, Any]]:
 
 def value_of(row: dict[str, Any]) -> int:
     """Where a row stands on its axis."""
-    name = {"batch size": "batch", "dataset size": "examples"}.get(row["axis"], row["axis"].split(",")[0])
-    return row[name]
+    axis = str(row["axis"])
+    return row[{"batch size": "batch", "dataset size": "examples"}.get(axis, axis.split(",")[0])]
 
 
 def table(rows: list[dict[str, Any]]) -> str:

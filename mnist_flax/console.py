@@ -84,8 +84,11 @@ def main(args_type: type[Args], run: Callable[[Args, StopSignals], None]) -> NoR
         _leave(stop.exit_code)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)  # all is done and said
-    sys.stdout.flush()
-    os._exit(0)  # JAX and Python take a quarter of a second to put away what ends anyway
+    main_module = sys.modules["__main__"].__spec__
+    if main_module and main_module.name.startswith("mnist_flax."):  # a process of our own, not one that called us
+        sys.stdout.flush()
+        os._exit(0)  # JAX and Python take a quarter of a second to put away what ends anyway
+    sys.exit(0)
 
 
 def say(text: str = "") -> None:

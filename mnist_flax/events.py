@@ -83,7 +83,7 @@ class Events:
         """Histograms and norms of all parameters."""
         for layer, leaves in params.items():
             for name, leaf in leaves.items():
-                self._add("eval", summary.histogram(f"{layer}/{name}", leaf, bins=64), step)
+                self._add("eval", _histogram(f"{layer}/{name}", leaf.ravel()), step)
                 self._add("eval", _scalars({f"norm/{layer}/{name}": float(np.linalg.norm(leaf))}), step)
 
     def first_layer(self, params: Any, image_shape: tuple[int, ...], step: int) -> None:
@@ -146,6 +146,16 @@ def _scalars(values: dict[str, float]) -> Any:
     return summary_pb2.Summary(
         value=[summary_pb2.Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()]
     )
+
+
+def _histogram(tag: str, values: np.ndarray, bins: int = 64) -> Any:
+    """Of float32 [N], in equal bins. numpy's own is exact at their edges, and takes four times as long."""
+    low, high = float(values.min()), float(values.max())
+    width = (high - low) / bins or 1.0
+    which = np.minimum(((values - values.min()) * np.float32(1 / width)).astype(np.int32), bins - 1)
+    moments = float(values.sum(dtype=np.float64)), float(values @ values)
+    limits = low + width * np.arange(1, bins + 1)
+    return summary.histogram_raw(tag, low, high, len(values), *moments, limits, np.bincount(which, minlength=bins))
 
 
 def _colored(weights: np.ndarray) -> np.ndarray:
