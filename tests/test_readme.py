@@ -16,7 +16,7 @@ INCLUDED = re.findall(r"<!-- (experiments/results/\S+\.md) -->\n(.*?)\n?<!-- end
 
 
 RESULTS = ROOT / "experiments" / "results"
-STUDIES = ["regularization", "srivastava2014", "time_to_accuracy", "learning_rate"]
+STUDIES = ["regularization", "srivastava2014", "time_to_accuracy", "learning_rate", "precision"]
 
 
 @pytest.mark.parametrize(("file", "text"), INCLUDED, ids=[file for file, _ in INCLUDED])
@@ -24,7 +24,7 @@ def test_tables_are_those_of_the_result_files(file: str, text: str) -> None:
     assert text.strip() == (ROOT / file).read_text().strip()
 
 
-@pytest.mark.parametrize("name", ["tutorial", "faults", "population"])
+@pytest.mark.parametrize("name", ["tutorial", "faults", "population", "bench_train", "cost"])
 def test_tables_are_made_from_the_measurements(name: str) -> None:
     code = f"import json, {name} as n; print(n.table([*map(json.loads, n.LINES.read_text().splitlines())]), end='')"
     cwd = ROOT / "experiments"
