@@ -34,11 +34,11 @@ POINTS: dict[str, list[dict[str, int]]] = {
 
 WHY = """Where time grows faster than work:
 
-- width from 2,048: weights and Adam's moments, 12 bytes a weight and as much again on the way, no longer fit the 32 MB of
-  cache that the cores share, so that the update runs at the speed of memory; from there on it is in proportion again.
-- batch from 4,096: so do the activations, 8 MB for each layer and pass.
-- population: a member's state is copied when its turn comes and when it ends, once a call; here a call has 16 steps, in a
-  sweep 67. A population of 1 is the lone program.
+- width from 2,048: weights and Adam's moments, 12 bytes a weight and as much again on the way, no longer fit the cache
+  that the cores share (32 MB), so that the update runs at the speed of memory; beyond that it is in proportion again.
+- batch from 4,096: nor do the activations, 8 MB for each layer and pass.
+- population: a member's state is copied when its turn comes and when it ends, once a call; here a call has 16 steps, in
+  a sweep 67. A population of 1 is the lone program.
 - devices: these are virtual, on two cores. They have no more arithmetic than one, and add up their gradients, each with
   Adam's whole update to do: what is seen here is the price of splitting, and no gain from it."""
 
