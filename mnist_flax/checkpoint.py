@@ -53,8 +53,8 @@ def save(directory: Path, step: int, state: Any, info: dict[str, Any], *, keep: 
         directory.parent.stat()  # orbax would quietly recreate a workdir that has been removed
         if not target.exists():
             state = jax.tree.map(np.asarray, state) if jax.process_count() > 1 else state  # each has all of it
-            size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-            if shutil.disk_usage(directory.parent).free < size + 2**16:  # orbax in the middle of it is less orderly
+            size = 2**16 + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            if shutil.disk_usage(directory.parent).free < size:  # orbax in the middle of it is less orderly
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             ocp.save(str(scratch.absolute()), state, custom_metadata=info, overwrite=True)
             if jax.process_index() == 0:
@@ -196,8 +196,7 @@ def _sums(path: Path) -> bytes:
 def _damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None. Comparing the whole text leaves no byte unchecked."""
     try:
-        expected = (path / _SUMS).read_bytes()
-        found = _sums(path)
+        expected, found = (path / _SUMS).read_bytes(), _sums(path)
     except OSError as error:
         return _first_line(error)
     if expected == found:
@@ -215,6 +214,7 @@ def _write_durably(path: Path, content: bytes) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    if "No space left on device" in (text := str(error).strip()):  # tensorstore says it behind a long path
-        return "No space left on device"
-    return text.split("\n")[0][:200] or type(error).__name__
+    text = str(error).strip() or type(error).__name__
+    if "Gloo" in text:
+        return "another process of this run has ended"
+    return "No space left on device" if "No space left on device" in text else text.split("\n")[0][:200]
