@@ -1,7 +1,6 @@
-"""A trained network as plain dense layers, for those who have no JAX: numpy, files for other programs, a page.
+"""A trained network as plain dense layers, for those who have neither JAX nor BatchNorm: the page.
 
 layers = fold(params, batch_stats)  # [(kernel [in, out], bias [out]), ...], relu between them
-logits = apply(layers, images)  # float32 [N, C]
 """
 
 from typing import Any
@@ -30,16 +29,3 @@ def fold(params: Any, batch_stats: Any) -> Layers:
             kernel, bias = kernel * factor, (bias - mean) * factor + shift
         layers.append((kernel.astype(np.float32), bias.astype(np.float32)))
     return layers
-
-
-def apply(layers: Layers, images: np.ndarray) -> np.ndarray:
-    """Logits float32 [N, C] of uint8 images [N, ...] in 0..255."""
-    return np.concatenate([_apply(layers, images[first : first + 500]) for first in range(0, len(images), 500)])
-
-
-def _apply(layers: Layers, images: np.ndarray) -> np.ndarray:
-    """A part that stays in the processor's cache."""
-    x = images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
-    for kernel, bias in layers[:-1]:
-        x = np.maximum(x @ kernel + bias, 0)
-    return x @ layers[-1][0] + layers[-1][1]

@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import mnist_flax
-from mnist_flax import data
+from mnist_flax import data, folded
 from mnist_flax.page import render
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -67,13 +67,7 @@ def network(
     assert result.returncode == 0, result.stderr
     model, variables = mnist_flax.load(workdir)
     logits = np.asarray(model.apply(variables, dataset.read("test").images))
-
-    params, stats = variables["params"], variables["batch_stats"]["batch_norm_2"]
-    layers = [[np.asarray(params[f"dense_{i}"][part], np.float64) for part in ("kernel", "bias")] for i in (1, 2, 3)]
-    gain = np.asarray(params["batch_norm_2"]["scale"], np.float64) / np.sqrt(np.asarray(stats["var"]) + 1e-3)
-    kernel, bias = layers[1]
-    layers[1] = [kernel * gain, (bias - np.asarray(stats["mean"])) * gain + np.asarray(params["batch_norm_2"]["bias"])]
-    return Network([(kernel.astype(np.float32), bias.astype(np.float32)) for kernel, bias in layers], logits)
+    return Network(folded.fold(variables["params"], variables["batch_stats"]), logits)
 
 
 @pytest.fixture(scope="session")
