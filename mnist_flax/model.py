@@ -77,8 +77,8 @@ def _product(x: Array, kernel: Array, dimension_numbers: Any, *, dtype: str, **_
 class Dropout(nn.Module):
     """`nn.Dropout` with the rate as an argument, so that it may be traced (Srivastava et al., JMLR 15, 2014).
 
-    A unit takes 16 random bits, not 32, which halves the time for them; the rate counts to the nearest 1/65536. It must
-    be below 1.
+    A unit takes 16 random bits, not 32, which halves their number; the rate counts to the nearest 1/65536. It must be
+    below 1.
     """
 
     @nn.compact

@@ -141,7 +141,7 @@ def mosaic(pictures: np.ndarray, columns: int, fill: float) -> np.ndarray:
 
 
 def gallery(title: str, images: np.ndarray, captions: list[str], columns: int) -> "Image":
-    """Images uint8 [N, H, W, C] with a line or two below each. By Pillow: matplotlib would take a second."""
+    """Images uint8 [N, H, W, C] with a line or two below each. By Pillow: matplotlib takes several times as long."""
     from PIL import Image, ImageDraw, ImageFont
 
     side, gap, top = 140, 20, 60

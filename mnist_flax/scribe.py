@@ -43,7 +43,7 @@ class Begin:
 
 @dataclass(frozen=True)
 class Steps:
-    """Scalars of one call's steps."""
+    """Scalars of the latest steps."""
 
     last: int
     """Finished updates behind them."""
