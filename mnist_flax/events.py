@@ -70,10 +70,11 @@ class Events:
         self._add("eval", session, 0)
 
     def steps(self, values: dict[str, np.ndarray], last: int) -> None:
-        """Scalars of the training steps up to `last`, by tag: float [K]."""
+        """Scalars of the training steps up to `last`, by tag: float [K]; NaN is none."""
         first = last + 1 - len(next(iter(values.values())))
         for k, row in enumerate(zip(*values.values(), strict=True)):
-            self._add("train", _scalars(dict(zip(values, row, strict=True))), first + k)
+            known = {tag: value for tag, value in zip(values, row, strict=True) if not np.isnan(value)}
+            self._add("train", _scalars(known), first + k)
 
     def scores(self, line: dict[str, Any]) -> None:
         """The scalars of a line of `metrics.jsonl`."""

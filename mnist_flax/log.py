@@ -22,6 +22,7 @@ from mnist_flax.fit import Event, Plan
 from mnist_flax.model import MLP
 from mnist_flax.scribe import Epoch, Scribe, Steps
 from mnist_flax.state import MakeTx
+from mnist_flax.steps import GRADIENT_NORM_EVERY
 
 _EVERY = 2.0  # seconds between what the scribe is told within an epoch
 
@@ -73,17 +74,19 @@ class Log:
         self._steps, self._told_at = [], time.monotonic()
 
     def _scalars(self, event: Event) -> dict[str, np.ndarray]:
-        """Of every step of a call, [K] each."""
+        """Of every step of a call, [K] each; NaN where nothing was measured."""
         sums = {name: np.asarray(leaf) for name, leaf in event.metrics._asdict().items()}
         examples, steps = sums["examples"], len(sums["examples"])
         cross_entropy, penalty = sums["cross_entropy"] / examples, sums["l2_penalty"] / examples
-        rates = np.asarray(self._unit_schedule(np.arange(event.step - steps, event.step)))
+        before = np.arange(event.step - steps, event.step)  # finished updates before each
+        rates = np.asarray(self._unit_schedule(before))
+        measured = before % GRADIENT_NORM_EVERY == 0
         return {
             "loss": cross_entropy + penalty,
             "cross_entropy": cross_entropy,
             "l2_penalty": penalty,
             "accuracy": sums["correct"] / examples,
-            "gradient_norm": sums["gradient_norm"],
+            "gradient_norm": np.where(measured, sums["gradient_norm"], np.nan),
             "learning_rate": np.broadcast_to(self._config.hparams.learning_rate * rates, steps),
         }
 

@@ -26,7 +26,7 @@ class Metrics(NamedTuple):
     examples: "Array"
     """int32."""
     gradient_norm: "Array"
-    """float32, Euclidean norm of the cross-entropy's gradient, to be watched step by step; 0 in evaluation."""
+    """float32, Euclidean norm of the cross-entropy's gradient at every tenth step, the first among them; or else 0."""
 
 
 Totals = dict[str, float]

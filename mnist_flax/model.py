@@ -16,6 +16,8 @@ from jax.typing import ArrayLike
 
 from mnist_flax.config import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
 
+_NARROW = 32  # columns
+
 
 class MLP(nn.Module):
     """Dense -> [BatchNorm] -> relu -> Dropout for each hidden layer, then a Dense layer to the logits.
@@ -71,6 +73,10 @@ def _product(x: Array, kernel: Array, dimension_numbers: Any, *, dtype: str, **_
     wide = x.dtype
     if dtype == "bfloat16":
         x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    if kernel.shape[1] < _NARROW:
+        # The barrier's own gradient is a barrier: it keeps XLA from writing the kernel's gradient [in, few] as it would
+        # be written for many columns, which takes CPUs ten times as long as [few, in] and its transpose.
+        kernel, dimension_numbers = jax.lax.optimization_barrier(kernel.T), (((1,), (1,)), ((), ()))
     return jax.lax.dot_general(x, kernel, dimension_numbers, preferred_element_type=wide)
 
 

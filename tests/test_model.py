@@ -128,3 +128,19 @@ def test_bfloat16_rounds_the_factors_of_products_and_nothing_else(small) -> None
     np.testing.assert_allclose(logits, x, rtol=1e-2, atol=2e-3)  # a rounding may go the other way in a later layer
     exact = Tiny(dataclasses.replace(config, precision="float32")).model.apply({"params": params}, images)
     assert 1e-4 < np.abs(np.asarray(exact) - x).max() < 0.1
+
+
+@pytest.mark.parametrize("columns", [1, 10, 31, 32])
+def test_a_narrow_product_and_its_gradients_are_those_of_matmul(columns: int) -> None:
+    rng = np.random.default_rng(0)
+    x, kernel, into = (rng.standard_normal(shape) for shape in ((50, 20), (20, columns), (50, columns)))
+
+    def f(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        layer = MLP(widths=(), batch_norm_layers=(), l2_layers=(), num_classes=columns)
+        return jnp.sum(layer.apply({"params": {"dense_1": {"kernel": kernel, "bias": jnp.zeros(columns)}}}, x) * into)
+
+    with jax.enable_x64(True):
+        value, gradients = jax.value_and_grad(f, argnums=(0, 1))(x, kernel)
+        np.testing.assert_allclose(value, (x @ kernel * into).sum(), rtol=1e-12)
+        np.testing.assert_allclose(gradients[0], into @ kernel.T, rtol=1e-12)
+        np.testing.assert_allclose(gradients[1], x.T @ into, rtol=1e-12, atol=1e-12)

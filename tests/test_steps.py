@@ -14,7 +14,7 @@ from mnist_flax.config import Config, Hyperparams
 from mnist_flax.metrics import Metrics, summary, totals_of
 from mnist_flax.model import l2_penalty
 from mnist_flax.state import MakeTx, init_state, stream_key
-from mnist_flax.steps import take, train_step
+from mnist_flax.steps import GRADIENT_NORM_EVERY, data_loss, take, train_step
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +113,22 @@ def test_no_host_round_trip_inside_a_call(tiny: Tiny, small: data.Split, indices
     batches = parallel.shard_batches(indices, mesh)
     with jax.transfer_guard("disallow"):
         fit.train_steps(state, h, split, batches, model=tiny.model, make_tx=tiny.make_tx)
+
+
+def test_the_gradient_norm_is_that_of_every_tenth_step(
+    tiny: Tiny, small: data.Split, indices: np.ndarray, lone
+) -> None:
+    _, metrics = lone()
+    assert (
+        np.flatnonzero(metrics.gradient_norm).tolist() == list(range(0, len(indices), GRADIENT_NORM_EVERY)) == [0, 10]
+    )
+    h = tiny.hparams()
+    for measured in (0, 10):
+        state, _ = fit.train_steps(tiny.init(h), h, small, indices[:measured], model=tiny.model, make_tx=tiny.make_tx)
+        batch, key = take(small, indices[measured]), stream_key(h.seed, "dropout", measured)
+        grads = jax.grad(data_loss, has_aux=True)(state.params, state.batch_stats, h, batch, key, model=tiny.model)[0]
+        norm = np.sqrt(sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in jax.tree.leaves(grads)))
+        np.testing.assert_allclose(metrics.gradient_norm[measured], norm, rtol=1e-4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 50, 203, 1000])

@@ -21,6 +21,7 @@ from PIL import Image
 import mnist_flax
 from mnist_flax import checkpoint
 from mnist_flax.events import write_members
+from mnist_flax.steps import GRADIENT_NORM_EVERY
 
 EPOCHS, STEPS = 6, 6 * 13
 FLAGS = [*TINY_FLAGS, "--epochs", str(EPOCHS), "--checkpoint-every", "5", "--figures", "--tensorboard"]
@@ -112,7 +113,8 @@ def test_training_is_there_step_by_step(board: Board, runs: Path) -> None:
         means = (np.multiply(values, sizes).reshape(EPOCHS, 13)).sum(axis=1) / 200
         np.testing.assert_allclose(means, [line[tag] for line in lines_of(runs / "straight", "train")], rtol=1e-5)
     assert set(board.scalars("straight/tensorboard/train", "learning_rate")[1]) == {np.float32(1e-3)}
-    assert min(board.scalars("straight/tensorboard/train", "gradient_norm")[1]) > 0
+    steps, norms = board.scalars("straight/tensorboard/train", "gradient_norm")
+    assert steps == list(range(1, STEPS + 1, GRADIENT_NORM_EVERY)) and min(norms) > 0
 
 
 def test_a_killed_and_resumed_run_shows_every_step_once(board: Board, runs: Path) -> None:
