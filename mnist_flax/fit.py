@@ -97,9 +97,9 @@ class Event(NamedTuple):
 
     step: int  # finished updates
     epoch: int  # the running one, from 1
-    state: Any
+    state: Any  # behind the call; None where the next call has it already
     metrics: Metrics  # of the call's steps, on the host
-    seconds: float  # of the call
+    seconds: float  # that the call added
     evaluation: Metrics | None  # behind an epoch's last call
     logits: np.ndarray | None  # with it, [K, B, C], where somebody wants them
     evaluation_seconds: float
@@ -113,32 +113,54 @@ def fit(
     order: Callable[[int], np.ndarray],
     train: Callable[[Any, np.ndarray], tuple[Any, Metrics]],
     evaluate: Callable[[Any], tuple[Metrics, Any]],
+    wanted: Callable[[], bool],
 ) -> Iterator[Event]:
     """Train from step `start` to the end of the plan.
+
+    Between two saves the device never waits for the host: a call begins before the numbers of the last one are fetched.
 
     Args:
       state: what `train` carries on; donated.
       start: finished updates in `state`; at the end of one of the plan's calls.
       plan: the cuts.
       order: the index batches of an epoch, from 0: int32 [..., S, B].
-      train: runs the steps of int32 [..., K, B] index batches.
+      train: begins the steps of int32 [..., K, B] index batches.
       evaluate: scores a state; with its logits, or None.
+      wanted: whether the next event is to have the state, as all do behind which the plan saves.
     """
     for epoch in range(start // plan.steps_per_epoch, plan.epochs):
-        done = epoch * plan.steps_per_epoch
-        batches = order(epoch)
+        done, batches, lap = epoch * plan.steps_per_epoch, order(epoch), _Laps()
+        ahead: tuple[int, Metrics] | None = None
         for first, last in plan.calls:
             if done + last <= start:
                 continue
-            began = time.perf_counter()
             state, metrics = train(state, batches[..., first:last, :])
-            metrics = jax.tree.map(np.asarray, metrics)  # waits for the call
-            ended = time.perf_counter()
-            evaluation, logits = None, None
+            if ahead:
+                yield Event(ahead[0], epoch + 1, None, _fetch(ahead[1]), lap(), None, None, 0.0)
+            ahead = done + last, metrics
+            if last not in plan.save_at and not wanted():
+                continue
+            numbers, seconds, evaluation, logits = _fetch(metrics), lap(), None, None
             if last == plan.steps_per_epoch:
-                evaluation, logits = jax.tree.map(np.asarray, evaluate(state))
-            seconds = ended - began, time.perf_counter() - ended
-            yield Event(done + last, epoch + 1, state, metrics, seconds[0], evaluation, logits, seconds[1])
+                evaluation, logits = _fetch(evaluate(state))
+            yield Event(done + last, epoch + 1, state, numbers, seconds, evaluation, logits, lap())
+            ahead, _ = None, lap()
+
+
+def _fetch(tree: Any) -> Any:
+    """Wait for the arrays and bring them to the host."""
+    return jax.tree.map(np.asarray, tree)
+
+
+class _Laps:
+    """A stopwatch: seconds since the last look at it."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def __call__(self) -> float:
+        last, self._last = self._last, time.perf_counter()
+        return self._last - last
 
 
 def not_finite(event: Event) -> str | None:

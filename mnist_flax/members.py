@@ -78,8 +78,10 @@ def largest(config: Config, dataset: data.Dataset) -> int:
     return max(1, (parallel.memory() // 2 - jax.device_count() * data_size) // size)
 
 
-def train(members: list[Member], train_split: data.Split, eval_split: data.Split) -> Iterator[fit.Event]:
-    """Train members of one static config and one start to the end; an event a call, as `fit` gives them.
+def train(
+    members: list[Member], train_split: data.Split, eval_split: data.Split, wanted: Callable[[], bool]
+) -> Iterator[fit.Event]:
+    """Train members of one static config and one start to the end; an event a call, as `fit` gives them where `wanted`.
 
     Their `info` and `diverged_at` are kept up to date. They are saved at the end of an epoch if a minute has passed
     since the last save; after the last event, or when stopping earlier, the caller saves.
@@ -116,6 +118,7 @@ def train(members: list[Member], train_split: data.Split, eval_split: data.Split
             population.eval_members(state, hparams, shared[1], eval_batches, model=model, mesh=mesh, at_once=at_once),
             None,
         ),
+        wanted=wanted,
     )
     saved = time.monotonic()
     for event in events:

@@ -134,16 +134,18 @@ def train(
         evaluate=lambda state: parallel.readable(
             fit.eval_steps(state, hparams, eval_arrays, eval_batches, model=model)
         ),
+        wanted=lambda: stop is not None,
     )
     saved = start
+    stop: int | None = None  # the signal that asked for it
     with signals.deferred(), console.Progress(plan.total_steps, start) as progress:
         for call, event in enumerate(parallel.until_a_process_ends(events)):
-            stop = parallel.stop_signal(call, signals.received)
+            stop = stop or parallel.stop_signal(call, signals.received)
             if what := fit.not_finite(event):
                 raise RunError(f"{what}; {_last_good(directory, saved)}; try a smaller learning_rate")
             try:
                 log.record(event, progress)
-                if stop or (event.step - 1) % plan.steps_per_epoch + 1 in plan.save_at:
+                if event.state is not None:
                     log.settle()
                     checkpoint.save(directory, event.step, event.state, log.info, keep=config.keep)
                     workdir.check_still_there(path)
@@ -151,7 +153,7 @@ def train(
                     saved = event.step
             except OSError as error:
                 raise RunError(f"step {event.step}: {error}; {_last_good(directory, saved)}") from error
-            if stop and event.step < plan.total_steps:
+            if stop and event.state is not None and event.step < plan.total_steps:
                 where = f"step {saved} is saved in {directory / str(saved)}; the same command goes on from there"
                 raise console.Stopped(stop, where)
     scribe.tell(End())

@@ -107,11 +107,11 @@ class Worker:
         splits = self.dataset.read(config.train_split), self.dataset.read(config.eval_split)
         self.board.begin(self.stage.name, len(self.stage.finished(self.ledger)), len(self.stage.members))
         event = None  # stays so where the members are at their end already
-        for event in members.train(running, *splits):
+        for event in members.train(running, *splits, wanted=lambda: self.signals.received is not None):
             self.board.update(event, running)
             for trial, member in group:
                 self.ledger.report(trial, _objective(member))
-            if self.signals.received and event.step < running[0].total_steps:
+            if self.signals.received and event.state is not None and event.step < running[0].total_steps:
                 members.save(running, running, event)
                 where = f"the {len(running)} running members are saved in {self.stage.path}"
                 raise console.Stopped(self.signals.received, f"{where}; the same command goes on from there")

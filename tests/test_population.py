@@ -86,7 +86,7 @@ def test_a_member_that_diverges_stops_no_other(tmp_path: Path, dataset: data.Dat
     histories = []
     for second in (diverging, Hyperparams(seed=5)):
         runs = members_in(tmp_path / f"{second.seed}", dataset, [Hyperparams(), second, Hyperparams(seed=2)])
-        events = list(members.train(runs, *splits))
+        events = list(members.train(runs, *splits, wanted=lambda: False))
         assert events[-1].step == runs[0].total_steps == 20
         histories.append([untimed(runs[0]), untimed(runs[2])])
         if second is diverging:
@@ -101,13 +101,13 @@ def test_members_go_on_from_their_checkpoints(tmp_path: Path, dataset: data.Data
     splits = dataset.read("train[:200]"), dataset.read("test[:203]")
     all_three = [Hyperparams(), Hyperparams(seed=1, dropout_rate=0.4), Hyperparams(seed=2)]
     runs = members_in(tmp_path, dataset, all_three)
-    for event in members.train(runs, *splits):
+    for event in members.train(runs, *splits, wanted=lambda: True):
         if event.step == 5:  # in the middle of the first epoch
             members.save(runs, runs, event)
     straight = [untimed(member) for member in runs]
     again = members_in(tmp_path, dataset, all_three)
     assert [member.start for member in again] == [5, 5, 5]
-    *_, last = members.train(again, *splits)
+    *_, last = members.train(again, *splits, wanted=lambda: False)
     assert last.step == 20
     assert [untimed(member) for member in again] == straight
 

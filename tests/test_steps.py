@@ -204,6 +204,27 @@ def test_l2_is_the_gradient_of_the_reported_penalty(tiny: Tiny) -> None:
     assert np.abs(gradient["dense_2"]["kernel"]).max() > 0.01
 
 
+def test_a_call_begins_before_the_last_ones_numbers_are_fetched() -> None:
+    plan, seen = fit.Plan(6, 2, ((0, 2), (2, 4), (4, 6)), frozenset({6})), []
+
+    def train(state: int, batches: np.ndarray) -> tuple[int, Metrics]:
+        seen.append(f"call {state + len(batches)}")
+        return state + len(batches), Metrics(*np.zeros((5, len(batches))))
+
+    scores = Metrics(*np.zeros((5, 1)))
+    for event in fit.fit(
+        0, start=0, plan=plan, order=lambda epoch: np.zeros((6, 1)), train=train, evaluate=lambda state: (scores, None),
+        wanted=lambda: seen[-1] == "event 8",  # while call 10 is running: the last before the state is there
+    ):  # fmt: skip
+        assert event.state in (None, event.step) and event.metrics.examples.shape == (2,)
+        assert (event.evaluation is not None) == (event.step in (6, 12))
+        seen.append(f"{'state' if event.state else 'event'} {event.step}")
+    assert seen == [
+        "call 2", "call 4", "event 2", "call 6", "event 4", "state 6",
+        "call 8", "call 10", "event 8", "state 10", "call 12", "state 12",
+    ]  # fmt: skip
+
+
 def test_plans_cut_epochs_evenly() -> None:
     plan = fit.make_plan(Config(), 60_000)
     assert plan.steps_per_epoch == 469 and plan.total_steps == 1876
