@@ -28,13 +28,7 @@ Levels = dict[str, list[Any]]
 
 def open_figure(title: str, width: float, height: float) -> "tuple[Figure, Axes]":
     """Open one, in inches, with one pair of axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(textwrap.fill(title, int(13 * width)), size=10)
-    axes = figure.subplots()
+    figure, (axes,) = open_grid(title, 1, 1, width, height)
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     return figure, axes
@@ -44,9 +38,13 @@ def open_grid(
     title: str, rows: int, columns: int, width: float, height: float, heights: Sequence[float] | None = None
 ) -> "tuple[Figure, np.ndarray]":
     """Open one, in inches, with a flat array of axes; of more than two, all without ticks: they are pictures."""
-    figure, axis = open_figure(title, width, height)
-    axis.remove()
-    axes = figure.subplots(rows, columns, height_ratios=heights).ravel()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(textwrap.fill(title, int(13 * width)), size=10)
+    axes = figure.subplots(rows, columns, height_ratios=heights, squeeze=False).ravel()
     for each in axes if len(axes) > 2 else ():
         each.set_axis_off()
     return figure, axes
