@@ -34,9 +34,9 @@ POINTS: dict[str, list[dict[str, int]]] = {
 
 WHY = """Where time grows faster than work, and why; the first two are what the sizes suggest, not measured apart:
 
-- width from 2,048: weights and Adam's moments, 12 bytes a weight and as much again on the way, no longer fit the cache
+- width from 4,096: weights and Adam's moments, 12 bytes a weight and as much again on the way, no longer fit the cache
   that the cores share (32 MB), so that the update should run at the speed of memory.
-- batch from 4,096: nor do the activations, 8 MB for each layer and pass.
+- batch from 2,048: nor do the activations, 4 MB and more for each layer and pass.
 - population: a member's state is copied when its turn comes and when it ends, once a call; here a call has 16 steps, in
   a sweep 67. With 2 or 3 steps a call a step of 256 members took 1.1 s. A population of 1 is the lone program.
 - devices: these are virtual, on two cores. They have no more arithmetic than one, and add up their gradients, each with

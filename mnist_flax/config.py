@@ -88,7 +88,7 @@ class Config:
     """TFDS split to evaluate after each epoch, such as train[50000:]."""
 
     steps_per_call: int = 67
-    """Largest number of steps that one call of the compiled program runs; stops are noticed between calls."""
+    """Largest number of steps that one call of the compiled program runs; a stop waits for one call or two."""
     eval_batch_size: int = 1000
     """Examples an evaluation step; changes memory and speed, not the result."""
     checkpoint_every: int = 0

@@ -26,7 +26,7 @@ class Metrics(NamedTuple):
     examples: "Array"
     """int32."""
     gradient_norm: "Array"
-    """float32, Euclidean norm of the cross-entropy's gradient at every tenth step, the first among them; or else 0."""
+    """float32, Euclidean norm of the cross-entropy's gradient at the first step and every tenth behind it; else 0."""
 
 
 Totals = dict[str, float]
