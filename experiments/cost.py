@@ -25,7 +25,7 @@ POINTS: dict[str, list[dict[str, int]]] = {
     "width": [{"width": 2**k} for k in range(7, 14)],
     "depth": [{"depth": depth} for depth in (1, 2, 4, 8, 16)],
     "batch size": [{"batch": 2**k} for k in range(4, 14)],
-    "population": [{"population": 4**k} for k in range(5)],
+    "population": [{"population": 4**k} for k in range(6)],
     "dataset size": [{"examples": n} for n in (15_000, 60_000, 240_000, 960_000)],
     "devices, one batch": [{"devices": n, "batch": 1024} for n in (1, 2, 4, 8)],
     "devices, 128 each": [{"devices": n, "batch": 128 * n} for n in (1, 2, 4, 8)],
