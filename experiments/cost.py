@@ -1,7 +1,7 @@
 """How time and memory grow with width, depth, batch, population, dataset and devices.
 
-Each point is a process of its own, measured twice, minutes apart: machines that others use too are slow at times. Writes
-results/cost.jsonl and, from the faster of each two, results/cost.md and cost.png.
+Each point is a process of its own, measured twice, minutes apart: a machine that others use too is slow at times.
+Writes results/cost.jsonl and, from the faster of each two, results/cost.md and cost.png.
 
     python experiments/cost.py            # 14 minutes on 2 cores
     python experiments/cost.py --table    # only the table and the figure, from the file
