@@ -81,7 +81,7 @@ def largest(config: Config, dataset: data.Dataset) -> int:
 def train(
     members: list[Member], train_split: data.Split, eval_split: data.Split, wanted: Callable[[], bool]
 ) -> Iterator[fit.Event]:
-    """Train members of one static config and one start to the end; an event a call, as `fit` gives them where `wanted`.
+    """Train members of one static config and one start to the end; the events, and `wanted`, are those of `fit`.
 
     Their `info` and `diverged_at` are kept up to date. They are saved at the end of an epoch if a minute has passed
     since the last save; after the last event, or when stopping earlier, the caller saves.
