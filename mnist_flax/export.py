@@ -9,7 +9,7 @@ stands in `export_keras`, `export_onnx`, `export_stablehlo` and `export_page`.
 import importlib.metadata
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,7 +57,8 @@ def run(args: Args, signals: console.StopSignals) -> None:
     _check(args.format, out, recorded)
     write, logits_of_file = _functions(args.format)
     step, model, variables = evaluate.restore(path, args.step)
-    model = model.clone(precision="float32")  # as the files multiply, whatever training did
+    network = replace(recorded, config=replace(recorded.config, precision="float32"))  # whatever training multiplied
+    model = model.clone(precision=network.config.precision)
     split = evaluate.find_dataset(recorded, args.data_dir).read(recorded.config.eval_split)
 
     import jax
@@ -68,7 +69,7 @@ def run(args: Args, signals: console.StopSignals) -> None:
         about = metadata(recorded, step, want, split.labels)
         scratch = out.with_name(f".saving-{out.name}")  # Keras goes by the suffix
         try:
-            write(scratch, recorded, variables, about)
+            write(scratch, network, variables, about)
             got = logits_of_file(scratch, np.asarray(split.images[:CHECKED]))
             difference = _largest_difference(got, want[:CHECKED])
             if signals.received:

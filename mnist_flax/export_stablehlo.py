@@ -30,7 +30,7 @@ def write(path: Path, run: record.Run, variables: dict[str, Any], about: dict[st
       variables: params and batch_stats.
       about: metadata, JSON values.
     """
-    model = make_model(run.config, len(run.data["class_names"])).clone(precision="float32")
+    model = make_model(run.config, len(run.data["class_names"]))
     shape = jax.export.symbolic_shape(", ".join(["N", *map(str, run.data["image_shape"])]))
     apply = jax.jit(lambda images: model.apply(variables, images))
     exported = jax.export.export(apply, platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, np.uint8))

@@ -1,15 +1,14 @@
-"""Every exported file, opened as a user would, gives the run's own logits; what does not is never left on disk."""
+"""Every exported file, opened as a user would, gives the run's own logits."""
 
 import functools
 import importlib.util
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import Command
+from conftest import TINY_FLAGS, Command
+from exporting import KINDS, MODULES
 from py_mini_racer import MiniRacer
 
 import mnist_flax
-from mnist_flax import console, data, export, export_keras, export_onnx, export_page, export_stablehlo, record
+from mnist_flax import console, data, export, export_keras, record
 from mnist_flax.config import Config, Hyperparams
 from mnist_flax.metrics import softmax
 from mnist_flax.state import make_model
 
-MODULES = {"keras": export_keras, "onnx": export_onnx, "stablehlo": export_stablehlo, "html": export_page}
-KINDS = {".keras": "keras", ".h5": "keras", ".onnx": "onnx", ".stablehlo": "stablehlo", ".html": "html"}
 DEEP = Config(
     hparams=Hyperparams(dropout_rate=0.5, l2=0.01, max_norm=2.0, learning_rate=0.003),
     widths=(7, 33, 5), batch_norm_layers=(1, 3), l2_layers=(1, 4), max_norm_layers=(2,),
@@ -126,16 +124,6 @@ def digits(dataset: data.Dataset) -> data.Split:
     return data.Split(np.asarray(images)[..., 0], np.asarray(labels, np.uint8))
 
 
-def run_here(
-    args: list[object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the command, in this process."""
-    monkeypatch.setattr(sys, "argv", ["mnist_flax.export", *map(str, args)])
-    with pytest.raises(SystemExit) as exit_:
-        console.main(export.Args, export.run)
-    return int(exit_.value.code or 0), *capsys.readouterr()
-
-
 @pytest.fixture(scope="module")
 def written(finished: Path, command: Command, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every format of the tiny run; Keras's, which says most, by the command as a user gives it."""
@@ -152,6 +140,15 @@ def written(finished: Path, command: Command, tmp_path_factory: pytest.TempPathF
         assert "logits of 203 examples" in line and float(re.findall(r"by (\S+) at most", line)[0]) <= 1e-4
     assert {path.name for path in root.iterdir()} == {path.name for path in paths.values()}
     return paths
+
+
+@pytest.fixture(scope="module")
+def bfloat16(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a tiny run that multiplied in bfloat16."""
+    path = tmp_path_factory.mktemp("runs") / "bfloat16"
+    result = command("train", "--workdir", path, *TINY_FLAGS, "--precision", "bfloat16")
+    assert (result.returncode, result.stderr) == (0, "")
+    return path
 
 
 @pytest.mark.parametrize("suffix", KINDS)
@@ -239,145 +236,14 @@ def test_keras_files_reopen(
     assert result.returncode == 0, result.stderr
 
 
-def shifted_by(amount: float, write: export.Write) -> export.Write:
-    """A writer that gets one bias of the output layer wrong, and with it one logit."""
-
-    def wrong(path: Path, run: record.Run, variables: dict[str, Any], about: dict[str, Any]) -> None:
-        params = {layer: dict(leaves) for layer, leaves in variables["params"].items()}
-        params["dense_3"]["bias"] = params["dense_3"]["bias"] + np.float32(amount) * (np.arange(10) == 4)
-        write(path, run, variables | {"params": params}, about)
-
-    return wrong
-
-
-REFUSED = [(".keras", 2e-4), (".onnx", 2e-4), (".stablehlo", 2e-4), (".html", 2e-4), (".onnx", np.nan)]
-
-
-@pytest.mark.parametrize(("suffix", "amount"), REFUSED)
-def test_a_wrong_file_is_refused(
-    suffix: str,
-    amount: float,
-    finished: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-) -> None:
-    out, module = tmp_path / f"tiny{suffix}", MODULES[KINDS[suffix]]
-    out.write_text("the good one of yesterday")
-    monkeypatch.setattr(module, "write", shifted_by(amount, module.write))
-    args = ["--workdir", finished, "--format", KINDS[suffix], "--out", out]
-    code, stdout, stderr = run_here(args, monkeypatch, capsys)
-    assert (code, stdout) == (1, "")
-    assert re.fullmatch(r"error: the .* differs from the run's by (0\.0002|nan), more than 0\.0001; .*\n", stderr)
-    assert [path.name for path in tmp_path.iterdir()] == [out.name]
-    assert out.read_text() == "the good one of yesterday"
-
-
-def test_a_file_is_replaced_by_one_that_is_right_to_the_tolerance(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    out = tmp_path / "tiny.onnx"
-    out.write_text("that of yesterday")
-    monkeypatch.setattr(export_onnx, "write", shifted_by(5e-5, export_onnx.write))
-    code, stdout, _ = run_here(["--workdir", finished, "--format", "onnx", "--out", out], monkeypatch, capsys)
-    assert code == 0 and re.search(r"differ from the run's by [45]\.\de-05 at most", stdout)
-    assert [path.name for path in tmp_path.iterdir()] == [out.name]
-    onnx.checker.check_model(str(out))
-
-
-def disk_full(path: Path, *_: object) -> None:
-    path.write_bytes(b"half")
-    raise OSError(28, "No space left on device")
-
-
-def killed(path: Path, *args: Any) -> None:
-    export_onnx_write(path, *args)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-export_onnx_write = export_onnx.write
-WRITERS: dict[str, tuple[Callable[..., None], int, str]] = {
-    "disk full": (disk_full, 1, r"error: \[Errno 28\] No space left on device\n"),
-    "killed": (killed, 143, r"stopped by SIGTERM: .*tiny\.onnx was not written\n"),
-}
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_what_is_half_written_is_removed(
-    name: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    write, want, message = WRITERS[name]
-    monkeypatch.setattr(export_onnx, "write", write)
-    args = ["--workdir", finished, "--format", "onnx", "--out", tmp_path / "tiny.onnx"]
-    code, stdout, stderr = run_here(args, monkeypatch, capsys)
-    assert (code, stdout) == (want, "") and re.fullmatch(message, stderr), stderr
-    assert not list(tmp_path.iterdir())
-
-
-BAD_ARGUMENTS = {
-    "--format onnx --out NEW.onnx": "workdir",
-    "--workdir RUN --out NEW.onnx": "format",
-    "--workdir RUN --format onnx": "out",
-    "--workdir RUN --format tflite --out NEW.tflite": "format|tflite",
-    "--workdir NO --format onnx --out NEW.onnx": "is no run",
-    "--workdir RUN --format onnx --out NEW.keras": r"out='.*NEW.keras' is no name for format=onnx; give .* in \.onnx",
-    "--workdir RUN --format keras --out NEW": r"ending in \.keras or \.h5",
-    "--workdir RUN --format keras --out NO/NEW.h5": r"cannot be written: .*NO is no directory; create it",
-    "--workdir RUN --format html --out FILE/NEW.html": r"cannot be written: .*FILE is no directory",
-    "--workdir RUN --format onnx --out DIR.onnx": "is a directory; give the name of a file",
-    "--workdir RUN --format onnx --out NEW.onnx --step last": "step='last' is no checkpoint",
-    "--workdir RUN --format onnx --out NEW.onnx --step 27": "step=27 has no checkpoint .* one of: 13, 26",
-    "--workdir RUN --format onnx --out NEW.onnx --data-dir FILE/data": "data_dir=.* cannot be used",
-    "--workdir COLOUR --format html --out NEW.html": r"images of \[28, 28, 1\] .*\[5, 4, 3\] and 10;",
-    "--workdir MANY --format html --out NEW.html": r"at most 10 classes, and this run's are \[28, 28, 1\] and 11;",
-}
-
-
-@pytest.fixture(scope="module")
-def places(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("places")
-    (root / "RUN").symlink_to(finished)
-    (root / "FILE").write_text("precious")
-    (root / "DIR.onnx").mkdir()
-    tree = json.loads((finished / "config.json").read_text())
-    for name, changes in {"COLOUR": {"image_shape": [5, 4, 3]}, "MANY": {"class_names": list("0123456789A")}}.items():
-        (root / name).mkdir()
-        (root / name / "config.json").write_text(json.dumps(tree | {"data": tree["data"] | changes}))
-    return root
-
-
-def snapshot(root: Path) -> dict[Path, bytes | None]:
-    return {path: path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
-
-
-@pytest.mark.parametrize("line", BAD_ARGUMENTS)
-def test_bad_arguments(line: str, places: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    args = [places / word if re.match("[A-Z]{2}", word) else word for word in line.split()]
-    before = snapshot(places)
-    code, stdout, stderr = run_here(args, monkeypatch, capsys)
-    assert (code, stdout) == (2, ""), stderr
-    assert stderr.startswith("error: ") and stderr.count("\n") == 1
-    assert re.search(BAD_ARGUMENTS[line], stderr), stderr
-    assert snapshot(places) == before
-
-
-@pytest.mark.parametrize(
-    ("suffix", "package"), [(".h5", "keras"), (".onnx", "onnxruntime"), (".onnx", "onnx"), (".html", "py_mini_racer")]
-)
-def test_a_missing_extra_is_named(
-    suffix: str,
-    package: str,
-    finished: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-) -> None:
-    module = MODULES[KINDS[suffix]].__name__
-    monkeypatch.delitem(sys.modules, module)
-    monkeypatch.delattr(mnist_flax, module.split(".")[1])
-    monkeypatch.setitem(sys.modules, package, None)
-    args = ["--workdir", finished, "--format", KINDS[suffix], "--out", tmp_path / f"tiny{suffix}"]
-    code, stdout, stderr = run_here(args, monkeypatch, capsys)
-    assert (code, stdout) == (2, "") and stderr.count("\n") == 1
-    assert package in stderr and stderr.endswith("; pip install 'mnist_flax[export]'\n")
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("suffix", KINDS)
+def test_a_run_in_bfloat16_is_exported_in_float32(suffix: str, bfloat16: Path, digits: data.Split) -> None:
+    path = bfloat16.with_suffix(suffix)
+    export.run(export.Args(bfloat16, KINDS[suffix], path), console.StopSignals())
+    model, variables = mnist_flax.load(bfloat16)
+    images = digits.images[..., None]
+    got, rounded = logits_of(path, images), np.asarray(model.apply(variables, images))
+    exact = np.asarray(model.clone(precision="float32").apply(variables, images))
+    np.testing.assert_allclose(got, exact, rtol=0, atol=1e-5)
+    assert np.abs(rounded - exact).max() > 1e-3
+    assert metadata_of(path)["config"]["precision"] == "bfloat16"
