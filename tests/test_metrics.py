@@ -1,10 +1,10 @@
-"""The report against scikit-learn, and against a definition written out."""
+"""The report against scikit-learn, and against a definition written out; sums that add up in any order."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score
 
-from mnist_flax.metrics import report
+from mnist_flax.metrics import Metrics, report, totals_of
 
 
 @pytest.fixture(scope="module", params=[(1, 10), (203, 10), (5000, 4)])
@@ -53,3 +53,14 @@ def test_calibration_error_equals_its_definition(example: tuple[np.ndarray, np.n
 def test_huge_logits_stay_finite() -> None:
     got = report(np.array([[1e4, 0.0], [0.0, 1e4]], np.float32), np.array([0, 0]))
     assert got["cross_entropy"] == pytest.approx(5000)
+
+
+def test_metrics_merge_in_any_order() -> None:
+    rng = np.random.default_rng(0)
+    leaves = [rng.random(40, np.float32) for _ in range(5)]
+    whole = totals_of(Metrics(*leaves))
+    for _ in range(10):
+        parts = np.split(rng.permutation(40), [rng.integers(1, 39)])
+        halves = [totals_of(Metrics(*(leaf[part] for leaf in leaves))) for part in parts]
+        for name in whole:
+            np.testing.assert_allclose(halves[0][name] + halves[1][name], whole[name], rtol=1e-14)

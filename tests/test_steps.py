@@ -10,8 +10,8 @@ import pytest
 from conftest import Tiny, assert_trees_equal
 
 from mnist_flax import data, fit, parallel
-from mnist_flax.config import Config, Hyperparams
-from mnist_flax.metrics import Metrics, summary, totals_of
+from mnist_flax.config import Hyperparams
+from mnist_flax.metrics import summary, totals_of
 from mnist_flax.model import l2_penalty
 from mnist_flax.state import MakeTx, init_state, stream_key
 from mnist_flax.steps import GRADIENT_NORM_EVERY, data_loss, take, train_step
@@ -107,14 +107,6 @@ def test_eight_devices_equal_one(tiny: Tiny, small: data.Split, indices: np.ndar
     np.testing.assert_allclose(*logits, atol=2e-3)
 
 
-def test_no_host_round_trip_inside_a_call(tiny: Tiny, small: data.Split, indices: np.ndarray) -> None:
-    mesh, h = parallel.make_mesh(16), tiny.hparams()
-    state, h, split = (parallel.replicate(tree, mesh) for tree in (tiny.init(h), h, tuple(small)))
-    batches = parallel.shard_batches(indices, mesh)
-    with jax.transfer_guard("disallow"):
-        fit.train_steps(state, h, split, batches, model=tiny.model, make_tx=tiny.make_tx)
-
-
 def test_the_gradient_norm_is_that_of_every_tenth_step(
     tiny: Tiny, small: data.Split, indices: np.ndarray, lone
 ) -> None:
@@ -202,47 +194,3 @@ def test_l2_is_the_gradient_of_the_reported_penalty(tiny: Tiny) -> None:
     gradient = jax.grad(lambda p: h.l2 * l2_penalty(p, (2,)))(params)  # Adam's first moment is (1 - b1) times it
     jax.tree.map(lambda m, g: np.testing.assert_allclose(m, 0.1 * g, rtol=1e-4), opt_state[1].mu, gradient)
     assert np.abs(gradient["dense_2"]["kernel"]).max() > 0.01
-
-
-def test_a_call_begins_before_the_last_ones_numbers_are_fetched() -> None:
-    plan, seen = fit.Plan(6, 2, ((0, 2), (2, 4), (4, 6)), frozenset({6})), []
-
-    def train(state: int, batches: np.ndarray) -> tuple[int, Metrics]:
-        seen.append(f"call {state + len(batches)}")
-        return state + len(batches), Metrics(*np.zeros((5, len(batches))))
-
-    scores = Metrics(*np.zeros((5, 1)))
-    for event in fit.fit(
-        0, start=0, plan=plan, order=lambda epoch: np.zeros((6, 1)), train=train, evaluate=lambda state: (scores, None),
-        wanted=lambda: seen[-1] == "event 8",  # while call 10 is running: the last before the state is there
-    ):  # fmt: skip
-        assert event.state in (None, event.step) and event.metrics.examples.shape == (2,)
-        assert (event.evaluation is not None) == (event.step in (6, 12))
-        seen.append(f"{'state' if event.state else 'event'} {event.step}")
-    assert seen == [
-        "call 2", "call 4", "event 2", "call 6", "event 4", "state 6",
-        "call 8", "call 10", "event 8", "state 10", "call 12", "state 12",
-    ]  # fmt: skip
-
-
-def test_plans_cut_epochs_evenly() -> None:
-    plan = fit.make_plan(Config(), 60_000)
-    assert plan.steps_per_epoch == 469 and plan.total_steps == 1876
-    assert {last - first for first, last in plan.calls} == {67}  # one compiled program
-    assert plan.save_at == {469}
-    plan = fit.make_plan(Config(checkpoint_every=100), 60_000)
-    assert plan.save_at == {100, 200, 300, 400, 469}
-    flat = [step for first, last in plan.calls for step in range(first, last)]
-    assert flat == list(range(469)) and max(last - first for first, last in plan.calls) <= 67
-    assert plan.save_at <= {last for _, last in plan.calls}
-
-
-def test_metrics_merge_in_any_order() -> None:
-    rng = np.random.default_rng(0)
-    leaves = [rng.random(40, np.float32) for _ in range(5)]
-    whole = totals_of(Metrics(*leaves))
-    for _ in range(10):
-        parts = np.split(rng.permutation(40), [rng.integers(1, 39)])
-        halves = [totals_of(Metrics(*(leaf[part] for leaf in leaves))) for part in parts]
-        for name in whole:
-            np.testing.assert_allclose(halves[0][name] + halves[1][name], whole[name], rtol=1e-14)
