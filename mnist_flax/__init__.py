@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mnist_flax.config import Config as Config
     from mnist_flax.config import Hyperparams as Hyperparams
-    from mnist_flax.evaluate import load as load
+    from mnist_flax.inference import load as load
 
-_HOMES = {"load": "evaluate", "Config": "config", "Hyperparams": "config"}
+_MODULES = {"load": "inference", "Config": "config", "Hyperparams": "config"}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mnist_flax' has no attribute {name!r}; it has {', '.join(_HOMES)}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'mnist_flax' has no attribute {name!r}; it has {', '.join(_MODULES)}")
     from importlib import import_module
 
-    return getattr(import_module(f"mnist_flax.{_HOMES[name]}"), name)
+    return getattr(import_module(f"mnist_flax.{_MODULES[name]}"), name)

@@ -1,23 +1,19 @@
-"""Exact evaluation of a run, knowing nothing but its directory; and loading it in Python.
+"""Evaluate a run on every example of a split, knowing nothing but its directory.
 
 python -m mnist_flax.evaluate --workdir exp1 --step best
-
-model, variables = mnist_flax.load("exp1")
-logits = model.apply(variables, images)
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from mnist_flax import console, data, metrics, record, splits, workdir, writer
-from mnist_flax.config import InputError
-
-if TYPE_CHECKING:
-    from mnist_flax.model import MLP
+from mnist_flax import inference, metrics
+from mnist_flax.data import splits
+from mnist_flax.process import cli, files
+from mnist_flax.process.signals import StopSignals
+from mnist_flax.process.terminal import say
+from mnist_flax.workdir import run_info
 
 
 @dataclass(frozen=True)
@@ -33,96 +29,31 @@ class Args:
     figures: bool = True
     """Draw the confusion matrix, the worst mistakes, reliability and the first layer's weights."""
     data_dir: Path | None = None
-    """Where prepared datasets live. Default: where the run found them, or else our own directory."""
-    traceback: bool = False  # read from sys.argv by `console.main`, since parsing itself may fail
+    """Where prepared datasets live. Default: where the run found them, or else the user's cache."""
+    traceback: bool = False  # read from sys.argv by `cli.main`, since parsing itself may fail
     """Show where an error comes from."""
 
 
-def load(path: str | Path, step: str | int = "latest") -> "tuple[MLP, dict[str, Any]]":
-    """The network of a run, on whatever devices there are.
-
-    Args:
-      path: the run's workdir; relative and `~` paths work.
-      step: `latest`, `best` or a number of finished updates.
-
-    Returns:
-      The model and its variables (params and batch_stats, numpy arrays): `model.apply(variables, images)` gives logits.
-
-    Raises:
-      InputError: there is no such run or checkpoint.
-      RunError: the checkpoint is damaged.
-    """
-    _, model, variables = restore(Path(path).expanduser().absolute(), step)
-    return model, variables
-
-
-def restore(path: Path, step: str | int) -> "tuple[int, MLP, dict[str, Any]]":
-    """As `load`, of an absolute path, with the number of the step in front."""
-    recorded = record.read(path)
-    step = int(step) if isinstance(step, str) and step.isdecimal() else step
-    if step not in ("latest", "best") and not isinstance(step, int):
-        raise InputError(f"step={step!r} is no checkpoint; give latest, best or a number of finished steps")
-
-    from mnist_flax import checkpoint
-    from mnist_flax.state import make_model
-
-    identity = record.identity_of(recorded)
-    step, state, _ = checkpoint.restore(workdir.checkpoints(path), step, identity=identity, warn=console.warn)
-    model = make_model(recorded.config, len(recorded.data["class_names"]))
-    return step, model, {"params": state["params"], "batch_stats": state["batch_stats"]}
-
-
-def find_dataset(recorded: record.Run, data_dir: Path | None) -> data.Dataset:
-    """The very data that a run was trained on.
-
-    Args:
-      recorded: the run.
-      data_dir: where prepared datasets live; None looks where the run found it, then in our own directory.
-
-    Raises:
-      InputError: it is not there, or another than the run's.
-    """
-    name, facts = recorded.config.dataset, recorded.data
-    # The directory that `config.json` names is only read: its author may be somebody else.
-    theirs = None if data_dir else data.find_decoded(name, Path(facts["data_dir"]))
-    ours = (data_dir or data.default_data_dir()).expanduser().absolute()
-    dataset = theirs or data.open_dataset(name, ours, track=console.track)
-    if dataset.sha256 != facts["sha256"]:
-        raise InputError(f"{dataset.directory} holds another {name} than the run's; give its --data-dir")
-    return dataset
-
-
-def logits_of(model: "MLP", variables: dict[str, Any], images: np.ndarray, batch_size: int) -> np.ndarray:
-    """Logits float32 [N, C] of uint8 or float images [N, ...], computed in batches of one compiled size."""
-    import jax
-
-    apply = jax.jit(model.apply)
-    variables = jax.device_put(variables)
-    batches = data.eval_batches(len(images), batch_size)
-    logits = np.concatenate([np.asarray(apply(variables, images[batch])) for batch in batches])
-    return logits[batches.ravel() >= 0]
-
-
-def run(args: Args, signals: console.StopSignals) -> None:
+def run(args: Args, signals: StopSignals) -> None:
     """The command."""
     path = args.workdir.expanduser().absolute()
-    recorded = record.read(path)
-    config, facts = recorded.config, recorded.data
+    info = run_info.read(path)
+    config, class_names = info.config, info.data["class_names"]
     splits.check(config.dataset, args.split or config.eval_split)
-    step, model, variables = restore(path, args.step)
-    dataset = find_dataset(recorded, args.data_dir)
+    step, model, variables = inference.load_network(path, info, args.step)
+    dataset = inference.find_dataset(info, args.data_dir)
     split = dataset.read(args.split or config.eval_split)
-    logits = logits_of(model, variables, split.images, config.eval_batch_size)
+    logits = inference.logits_of(model, variables, split.images, config.eval_batch_size)
     about = {"step": step, "dataset": config.dataset, "split": args.split or config.eval_split}
-    report = about | metrics.report(logits, split.labels)
-    _print(report, facts["class_names"])
-    writer.write_text(path / "evaluation.json", json.dumps(report | {"class_names": facts["class_names"]}) + "\n")
+    report = about | metrics.evaluation_report(logits, split.labels)
+    _print(report, class_names)
+    files.write_text(path / "evaluation.json", json.dumps(report | {"class_names": class_names}) + "\n")
     if args.figures:
-        from mnist_flax.run_figures import evaluation_figures
+        from mnist_flax.figures.evaluation import evaluation_figures
 
-        kernel = np.asarray(variables["params"]["dense_1"]["kernel"])
-        evaluation_figures(path / "figures", split.images, split.labels, logits, kernel, facts["class_names"])
-    console.say(f"written to {path / 'evaluation.json'}" + (f" and {path / 'figures'}" if args.figures else ""))
+        pictures = model.first_layer_pictures(variables["params"], dataset.image_shape)
+        evaluation_figures(path / "figures", split.images, split.labels, logits, pictures, class_names)
+    say(f"written to {path / 'evaluation.json'}" + (f" and {path / 'figures'}" if args.figures else ""))
 
 
 def _print(report: dict[str, Any], class_names: list[str]) -> None:
@@ -130,7 +61,7 @@ def _print(report: dict[str, Any], class_names: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console.say(
+    say(
         f"{report['dataset']} {report['split']}, step {report['step']:,}: "
         f"{report['correct']:,} of {report['examples']:,} correct ({report['accuracy']:.2%}), "
         f"cross-entropy {report['cross_entropy']:.4f} nats, "
@@ -150,4 +81,4 @@ def _print(report: dict[str, Any], class_names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    console.main(Args, run)
+    cli.main(Args, run)

@@ -3,7 +3,7 @@
     totals = totals_of(metrics)              # one step's or K steps' Metrics -> plain floats
     summary(add(totals, more_totals))        # {"loss": ..., "cross_entropy": ..., "accuracy": ..., ...}
 
-`report` computes what an evaluation tells from logits, with numpy in float64.
+`evaluation_report` computes what `evaluate` tells from logits, with numpy in float64.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Metrics(NamedTuple):
-    """What one step counted, over its real examples only. Leaves are [] in a step, [K] behind a scan."""
+    """What one step counted, over its real examples only. Leaves are [] in a step, [K] after a scan."""
 
     cross_entropy: "Array"
     """float32, summed over the examples, in nats."""
@@ -26,7 +26,7 @@ class Metrics(NamedTuple):
     examples: "Array"
     """int32."""
     gradient_norm: "Array"
-    """float32, Euclidean norm of the cross-entropy's gradient at the first step and every tenth behind it; else 0."""
+    """float32, Euclidean norm of the cross-entropy's gradient at the first step and every tenth after it; else 0."""
 
 
 Totals = dict[str, float]
@@ -55,39 +55,64 @@ def summary(totals: Totals) -> dict[str, Any]:
     }
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of the probabilities, float64 [N, C], of logits [N, C]."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities float64 [N, C] of logits [N, C]."""
-    scores = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return scores / scores.sum(axis=1, keepdims=True)
+    """Probabilities, float64 [N, C], of logits [N, C]."""
+    return np.exp(log_softmax(logits))
 
 
-def report(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict[str, Any]:
+class Calibration(NamedTuple):
+    """Predictions in bins of confidence, all of one width, as in Guo et al., ICML 2017, section 2."""
+
+    examples: np.ndarray
+    """int [bins]"""
+    confidence: np.ndarray
+    """float [bins], summed over them."""
+    correct: np.ndarray
+    """float [bins], how many of them are right."""
+
+    def error(self) -> float:
+        """The expected calibration error: equation 3."""
+        return float(np.abs(self.correct - self.confidence).sum() / self.examples.sum())
+
+
+def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> Calibration:
+    """Bin the predictions of logits [N, C] by their confidence; bins are open below and closed above."""
+    probabilities = softmax(logits)
+    confidence, hit = probabilities.max(axis=1), logits.argmax(axis=1) == labels
+    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    return Calibration(
+        np.bincount(which, minlength=bins),
+        *(np.bincount(which, weights, minlength=bins) for weights in (confidence, hit)),
+    )
+
+
+def evaluation_report(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """All that an evaluation tells, from every example.
 
     Args:
       logits: float [N, C].
       labels: int [N].
-      bins: equal-width bins of confidence for the calibration error.
 
     Returns:
-      examples, correct, accuracy, cross_entropy (nats), expected_calibration_error (Guo et al., ICML 2017, equation 3),
-      per_class_accuracy [C] (None for a class without examples) and confusion_matrix [C, C] (rows: truth).
+      examples, correct, accuracy, cross_entropy (nats), expected_calibration_error (15 bins), per_class_accuracy [C]
+      (None for a class without examples) and confusion_matrix [C, C] (rows: truth).
     """
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))  # [N, C]
-    predicted, confidence = logits.argmax(axis=1), np.exp(log_probabilities.max(axis=1))
+    predicted, classes = logits.argmax(axis=1), logits.shape[1]
     hit = predicted == labels
-    classes = logits.shape[1]
     confusion = np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
     per_class = [int(row[c]) / int(row.sum()) if row.sum() else None for c, row in enumerate(confusion)]
-    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # bins are open below, closed above
-    gaps = [abs((hit[which == b] - confidence[which == b]).sum()) for b in range(bins)]
     return {
         "examples": len(labels),
         "correct": int(hit.sum()),
         "accuracy": float(hit.mean()),
-        "cross_entropy": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
-        "expected_calibration_error": float(sum(gaps) / len(labels)),
+        "cross_entropy": float(-log_softmax(logits)[np.arange(len(labels)), labels].mean()),
+        "expected_calibration_error": calibration(logits, labels).error(),
         "per_class_accuracy": per_class,
         "confusion_matrix": confusion.tolist(),
     }

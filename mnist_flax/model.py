@@ -1,12 +1,12 @@
 """The network: a multi-layer perceptron with BatchNorm and Dropout, in Flax linen.
 
-model = MLP(widths=(512, 512), batch_norm_layers=(2,), l2_layers=(2,), num_classes=10)
+model = MLP(widths=(512, 512), batch_norm_layers=(2,), num_classes=10)
 variables = model.init(jax.random.key(0), images)
 logits = model.apply(variables, images)  # [N, num_classes]
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,9 +14,18 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from mnist_flax.config import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
+from mnist_flax.config import StaticConfig
 
+BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON = 0.99, 1e-3  # Keras's defaults; not settings
 _NARROW = 32  # columns
+
+
+class DenseLayer(NamedTuple):
+    """The arrays of a dense layer, and of the BatchNorm after it: scale, bias, mean and var, [units] each, or None."""
+
+    kernel: Any  # [inputs, units]
+    bias: Any  # [units]
+    batch_norm: dict[str, Any] | None
 
 
 class MLP(nn.Module):
@@ -27,7 +36,6 @@ class MLP(nn.Module):
 
     widths: tuple[int, ...]
     batch_norm_layers: tuple[int, ...]
-    l2_layers: tuple[int, ...]
     num_classes: int
     precision: Literal["float32", "bfloat16"] = "float32"
 
@@ -67,9 +75,35 @@ class MLP(nn.Module):
         output = len(self.widths) + 1
         return dense(self.num_classes, name=f"dense_{output}")(x)
 
+    # What others may ask of a network.
+
+    def kernel_path(self, layer: int) -> tuple[str, ...]:
+        """Where in `params` the kernel of a layer is, the layers counted from 1."""
+        return f"dense_{layer}", "kernel"
+
+    def dense_layers(self, variables: Any) -> list[DenseLayer] | None:
+        """The layers in order, relu between them, as the exports write them; None from a network that has others."""
+        params, statistics = variables["params"], variables["batch_stats"]
+        layers = []
+        for layer in range(1, len(self.widths) + 2):
+            dense, name = params[f"dense_{layer}"], f"batch_norm_{layer}"
+            batch_norm = {**params[name], **statistics[name]} if name in params else None
+            layers.append(DenseLayer(dense["kernel"], dense["bias"], batch_norm))
+        return layers
+
+    def first_layer_pictures(self, params: Any, image_shape: tuple[int, ...]) -> Any:
+        """The incoming weights of each unit of the first layer as an image: [units, H, W, C]."""
+        kernel = params["dense_1"]["kernel"]
+        return kernel.T.reshape(-1, *image_shape)
+
+
+def make_model(static: StaticConfig, num_classes: int) -> MLP:
+    """The network that a config describes."""
+    return MLP(static.widths, static.batch_norm_layers, num_classes, static.precision)
+
 
 def _product(x: Array, kernel: Array, dimension_numbers: Any, *, dtype: str, **_: Any) -> Array:
-    """A matrix product of factors rounded to bfloat16, or as they are; summed in their own type."""
+    """A matrix product of factors rounded to bfloat16, or left alone; summed in the type that `x` came in."""
     wide = x.dtype
     if dtype == "bfloat16":
         x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
@@ -96,17 +130,3 @@ class Dropout(nn.Module):
         halves = jnp.concatenate([words >> 16, words & 0xFFFF], axis=1)[:, :units]
         kept = halves < jnp.round(keep * 65536).astype(jnp.uint32)
         return jnp.where(kept, x / keep, 0).astype(x.dtype)
-
-
-def kernels_of(params: Any, layers: tuple[int, ...]) -> dict:
-    """A tree like `params`, True at the kernels of `layers` alone.
-
-    It goes by path, not by ndim: the leaves of a population have one more axis.
-    """
-    names = {f"dense_{layer}" for layer in layers}
-    return {name: {leaf: name in names and leaf == "kernel" for leaf in leaves} for name, leaves in params.items()}
-
-
-def l2_penalty(params: Any, layers: tuple[int, ...]) -> Array:
-    """sum(kernel^2) over the kernels of `layers`, without 1/2: [], to be multiplied by the `l2` weight."""
-    return sum((jnp.sum(jnp.square(params[f"dense_{layer}"]["kernel"])) for layer in layers), jnp.zeros(()))

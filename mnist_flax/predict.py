@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import tyro
 
-from mnist_flax import console
-from mnist_flax.config import InputError
+from mnist_flax.errors import InputError
 from mnist_flax.metrics import softmax
+from mnist_flax.process import cli
+from mnist_flax.process.signals import StopSignals
+from mnist_flax.process.terminal import say, warn
 
 
 @dataclass(frozen=True)
@@ -30,23 +32,27 @@ class Args:
     """The checkpoint: latest, best (by accuracy on the run's evaluation split) or a step."""
     json: bool = False
     """A JSON object a line instead of words: file, label, probability, runner_up, probabilities; or file, error."""
-    traceback: bool = False  # read from sys.argv by `console.main`, since parsing itself may fail
+    traceback: bool = False  # read from sys.argv by `cli.main`, since parsing itself may fail
     """Show where an error comes from."""
 
 
-def run(args: Args, signals: console.StopSignals) -> None:
-    """The command: a file that is no picture is named, and the others still get their answers."""
+def run(args: Args, signals: StopSignals) -> None:
+    """The command: a file that is not a picture is named, and the others still get their answers."""
     if not args.files:
         raise InputError("files is empty; give at least one PNG or JPEG file, or -")
 
-    from mnist_flax import digits, evaluate, record
+    from mnist_flax import inference
+    from mnist_flax.data import digits
+    from mnist_flax.workdir import run_info
 
-    facts = record.read(args.workdir.expanduser().absolute()).data
-    if facts["image_shape"] != [digits.SIDE, digits.SIDE, 1]:
+    path = args.workdir.expanduser().absolute()
+    info = run_info.read(path)
+    dataset_info = info.data
+    if dataset_info["image_shape"] != [digits.SIDE, digits.SIDE, 1]:
         raise InputError(
-            f"workdir={str(args.workdir)!r} was trained on images of {facts['image_shape']}, not of digits"
+            f"workdir={str(args.workdir)!r} was trained on images of {dataset_info['image_shape']}, not of digits"
         )
-    model, variables = evaluate.load(args.workdir, args.step)
+    _, model, variables = inference.load_network(path, info, args.step)
     pictures: list[tuple[str, np.ndarray | InputError]] = []
     for file in args.files:
         try:
@@ -55,12 +61,12 @@ def run(args: Args, signals: console.StopSignals) -> None:
         except InputError as error:
             pictures.append((file, error))
     images = [picture for _, picture in pictures if isinstance(picture, np.ndarray)]
-    logits = iter(evaluate.logits_of(model, variables, np.stack(images), 100) if images else ())
+    logits = iter(inference.logits_of(model, variables, np.stack(images), 100) if images else ())
     for file, picture in pictures:
         if isinstance(picture, InputError):
             _complain(file, picture, args.json)
         else:
-            _answer(file, next(logits), facts["class_names"], args.json)
+            _answer(file, next(logits), dataset_info["class_names"], args.json)
     if len(images) < len(pictures):
         raise InputError(f"{len(pictures) - len(images)} of {len(pictures)} files have no answer")
 
@@ -69,22 +75,20 @@ def _answer(file: str, logits: np.ndarray, names: list[str], as_json: bool) -> N
     probabilities = softmax(logits[None])[0]
     first, second = np.argsort(-probabilities, kind="stable")[:2]
     if not as_json:
-        console.say(
-            f"{file}: {names[first]} ({probabilities[first]:.1%}), then {names[second]} ({probabilities[second]:.1%})"
-        )
+        say(f"{file}: {names[first]} ({probabilities[first]:.1%}), then {names[second]} ({probabilities[second]:.1%})")
         return
     answer: dict[str, Any] = {"file": file, "label": names[first], "probability": float(probabilities[first])}
     answer["runner_up"] = {"label": names[second], "probability": float(probabilities[second])}
     answer["probabilities"] = dict(zip(names, map(float, probabilities), strict=True))
-    console.say(json.dumps(answer))
+    say(json.dumps(answer))
 
 
 def _complain(file: str, error: InputError, as_json: bool) -> None:
     if as_json:
-        console.say(json.dumps({"file": file, "error": str(error)}))
+        say(json.dumps({"file": file, "error": str(error)}))
     else:
-        console.warn(str(error))
+        warn(str(error))
 
 
 if __name__ == "__main__":
-    console.main(Args, run)
+    cli.main(Args, run)

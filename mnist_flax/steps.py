@@ -1,9 +1,9 @@
 """The two pure functions that everything else runs: one training step, one evaluation step.
 
-    state, metrics = train_step(state, hparams, take(split, indices), model=model, make_tx=make_tx)
+    state, metrics = train_step(state, hparams, take(split, indices), program=program)
 
-Positional arguments are pytrees of arrays, keyword-only arguments are static. Nothing here is jitted: jit, scan, vmap,
-donation and sharding belong to whoever runs a step. Shapes are per member: B examples a batch.
+Positional arguments are pytrees of arrays, keyword-only arguments are static. Nothing here is jitted: `compiled`
+applies jit, scan, vmap, donation and sharding. Shapes are per member: B examples a batch.
 """
 
 from typing import Any, NamedTuple, cast
@@ -15,8 +15,8 @@ from jax import Array
 
 from mnist_flax.config import Hyperparams
 from mnist_flax.metrics import Metrics
-from mnist_flax.model import MLP, l2_penalty
-from mnist_flax.state import MakeTx, TrainState, stream_key
+from mnist_flax.program import Program
+from mnist_flax.state import Stream, TrainState, inference_variables, stream_key
 
 GRADIENT_NORM_EVERY = 10
 """Steps: it takes 5 % of one to read all of the gradient once more."""
@@ -37,41 +37,42 @@ def take(split: tuple[Array, Array], indices: Array) -> Batch:
 
 
 def train_step(
-    state: TrainState, hparams: Hyperparams, batch: Batch, *, model: MLP, make_tx: MakeTx
+    state: TrainState, hparams: Hyperparams, batch: Batch, *, program: Program
 ) -> tuple[TrainState, Metrics]:
     """One update.
 
     Returns:
       The next state, and what the batch counted before the update, dropout on.
     """
-    dropout_key = stream_key(hparams.seed, "dropout", state.step)
+    dropout_key = stream_key(hparams.seed, Stream.DROPOUT, state.step)
     (_, (sums, batch_stats)), grads = jax.value_and_grad(data_loss, has_aux=True)(
-        state.params, state.batch_stats, hparams, batch, dropout_key, model=model
+        state.params, state.batch_stats, hparams, batch, dropout_key, program=program
     )
-    updates, opt_state = make_tx(hparams).update(grads, state.opt_state, state.params)
+    updates, opt_state = program.optimizer(hparams).update(grads, state.opt_state, state.params)
     measured = state.step % GRADIENT_NORM_EVERY == 0
     # Not a constant 0: in a population both branches must differ from member to member, as `shard_map` sees it.
     norm = jax.lax.cond(measured, optax.tree.norm, lambda _: jnp.zeros_like(sums[0]), grads)
-    metrics = _metrics(sums, state.params, hparams, batch, model, norm)
+    metrics = _metrics(sums, state.params, hparams, batch, program, norm)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
-def eval_step(state: TrainState, hparams: Hyperparams, batch: Batch, *, model: MLP) -> tuple[Metrics, Array]:
+def eval_step(state: TrainState, hparams: Hyperparams, batch: Batch, *, program: Program) -> tuple[Metrics, Array]:
     """What the network scores on a batch, and its logits [B, C]: running statistics, no dropout, no label smoothing."""
-    logits = cast(Array, model.apply({"params": state.params, "batch_stats": state.batch_stats}, batch.images))
+    variables = inference_variables(state)
+    logits = cast(Array, program.model.apply(variables, batch.images))
     sums = _sums(logits, batch, jnp.zeros(()))
-    return _metrics(sums, state.params, hparams, batch, model, jnp.zeros(())), logits
+    return _metrics(sums, variables["params"], hparams, batch, program, jnp.zeros(())), logits
 
 
 def data_loss(
-    params: Any, batch_stats: Any, hparams: Hyperparams, batch: Batch, dropout_key: Array, *, model: MLP
+    params: Any, batch_stats: Any, hparams: Hyperparams, batch: Batch, dropout_key: Array, *, program: Program
 ) -> tuple[Array, tuple[tuple[Array, Array], Any]]:
     """The mean cross-entropy [] of a training batch; with it, its sums and the next BatchNorm statistics.
 
-    The L2 term is not in here: the optimiser adds its gradient, and the metrics its value.
+    The L2 term is not in here: the optimizer adds its gradient, and the metrics its value.
     """
-    logits, updated = model.apply(
+    logits, updated = program.model.apply(
         {"params": params, "batch_stats": batch_stats},
         batch.images,
         dropout_rate=hparams.dropout_rate,
@@ -94,8 +95,8 @@ def _sums(logits: Array, batch: Batch, label_smoothing: Array | float) -> tuple[
 
 
 def _metrics(
-    sums: tuple[Array, Array], params: Any, hparams: Hyperparams, batch: Batch, model: MLP, gradient_norm: Array
+    sums: tuple[Array, Array], params: Any, hparams: Hyperparams, batch: Batch, program: Program, gradient_norm: Array
 ) -> Metrics:
     examples = jnp.sum(batch.mask, dtype=jnp.int32)
-    penalty = hparams.l2 * l2_penalty(params, model.l2_layers)
+    penalty = hparams.l2 * program.l2_sum(params)
     return Metrics(sums[0], penalty * examples, sums[1], examples, gradient_norm)

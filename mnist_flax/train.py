@@ -5,17 +5,23 @@ python -m mnist_flax.train --workdir exp1 --epochs 10 --learning-rate 3e-4
 
 import contextlib
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mnist_flax import console, data, record, splits, workdir, writer
-from mnist_flax.config import Config, InputError, RunError
-from mnist_flax.scribe import Begin, End, Scribe
+from mnist_flax.config import Config
+from mnist_flax.data import datasets, splits
+from mnist_flax.errors import InputError, RunError
+from mnist_flax.monitor.async_writer import AsyncWriter
+from mnist_flax.monitor.messages import RunFinished, RunStarted
+from mnist_flax.process import cli
+from mnist_flax.process.files import write_lines
+from mnist_flax.process.signals import Stopped, StopSignals
+from mnist_flax.process.terminal import Progress, mute, say, track, warn
+from mnist_flax.process.versions import versions
+from mnist_flax.workdir import claim
+from mnist_flax.workdir.run_info import RunInfo, changed_versions
 
-if TYPE_CHECKING:  # what needs jax is imported when the arguments are known to be right: --help must be fast
-    from mnist_flax.model import MLP
-    from mnist_flax.state import MakeTx
+# What needs JAX is imported when the arguments are known to be right: --help must be fast.
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Args:
     """Directory of the run; created, resumed, or found finished."""
     config: Config = field(default_factory=Config)
     data_dir: Path | None = None
-    """Where prepared datasets live, laid out as TFDS does. Default: a directory of our own in the user's cache."""
+    """Where prepared datasets live, laid out as TFDS does. Default: this package's directory in the user's cache."""
     manual_dir: Path | None = None
     """Directory with the four canonical files of mnist, fashion_mnist or kmnist, used instead of their URLs."""
     figures: bool = True
@@ -43,40 +49,42 @@ class Args:
     """Which of them this is, from 0."""
     compilation_cache: bool = True
     """Keep compiled programs in the user's cache, so that the next run starts sooner."""
-    traceback: bool = False  # read from sys.argv by `console.main`, since parsing itself may fail
+    traceback: bool = False  # read from sys.argv by `cli.main`, since parsing itself may fail
     """Show where an error comes from."""
 
 
-def run(args: Args, signals: console.StopSignals) -> None:
+def run(args: Args, signals: StopSignals) -> None:
     """The command: check everything that can be wrong, then write."""
     path, config = args.workdir.expanduser().absolute(), args.config
-    workdir.check(path, config)
+    claim.check(path, config)
     splits.check(config.dataset, config.train_split, config.eval_split)
     _check_processes(args)
 
-    with Scribe(figures=args.figures, tensorboard=args.tensorboard) as scribe:  # it gets ready beside the imports
-        from mnist_flax import parallel
+    with AsyncWriter(figures=args.figures, tensorboard=args.tensorboard) as writer:  # starts during the imports
+        from mnist_flax import placement
+        from mnist_flax.process import distributed
+        from mnist_flax.process.compilation_cache import use_compilation_cache
 
         if args.compilation_cache:
-            parallel.use_compilation_cache(data.cache_dir() / "xla")
+            use_compilation_cache(datasets.cache_dir() / "xla")
         if args.distributed:
-            parallel.join(args.coordinator, args.num_processes, args.process_id)
-            if not parallel.is_leader():
-                console.mute()
-                scribe.dismiss()
-        mesh = parallel.make_mesh(config.batch_size)
-        data_dir = (args.data_dir or data.default_data_dir()).expanduser().absolute()
+            distributed.join(args.coordinator, args.num_processes, args.process_id)
+            if not distributed.is_leader():
+                mute()
+                writer.cancel()
+        mesh = placement.data_mesh(config.batch_size)
+        data_dir = (args.data_dir or datasets.default_data_dir()).expanduser().absolute()
         manual_dir = args.manual_dir.expanduser().absolute() if args.manual_dir else None
-        dataset = data.open_dataset(config.dataset, data_dir, manual_dir, console.track)
-        facts = data.facts(dataset, config.train_split, config.eval_split, data_dir)
-        with contextlib.ExitStack() as claim:
-            ours = record.Run(config, facts, record.versions())
-            recorded = claim.enter_context(workdir.claim(path, ours)) if parallel.is_leader() else ours
-            if changed := record.changed_versions(recorded):
+        dataset = datasets.open_dataset(config.dataset, data_dir, manual_dir, track)
+        info = datasets.dataset_info(dataset, config.train_split, config.eval_split, data_dir)
+        with contextlib.ExitStack() as stack:
+            ours = RunInfo(config, info, versions())
+            recorded = stack.enter_context(claim.claim(path, ours)) if distributed.is_leader() else ours
+            if changed := changed_versions(recorded):
                 others = ", ".join(changed)
-                console.warn(f"this run began under other versions, so its last digits may differ: {others}")
-            parallel.wait_for_all("claimed")
-            train(path, recorded, dataset, mesh, signals, scribe)
+                warn(f"this run began under other versions, so its last digits may differ: {others}")
+            distributed.wait_for_all("claimed")
+            train(path, recorded, dataset, mesh, signals, writer)
 
 
 def _check_processes(args: Args) -> None:
@@ -91,95 +99,68 @@ def _check_processes(args: Args) -> None:
 
 
 def train(
-    path: Path,
-    recorded: record.Run,
-    dataset: data.Dataset,
-    mesh: Any,
-    signals: console.StopSignals,
-    scribe: Scribe,
+    path: Path, run: RunInfo, dataset: datasets.Dataset, mesh: Any, signals: StopSignals, writer: AsyncWriter
 ) -> None:
     """Train from the latest checkpoint of a claimed workdir, or from the start, to the end."""
-    from mnist_flax import checkpoint, fit, parallel
-    from mnist_flax.graph import training_graph
-    from mnist_flax.log import Log, introduce
-    from mnist_flax.state import as_arrays, make_model, make_optimizer
+    from mnist_flax.compiled import run_driver
+    from mnist_flax.loop import make_plan
+    from mnist_flax.monitor.graph import training_graph
+    from mnist_flax.monitor.run_log import RunLog, print_run_summary
+    from mnist_flax.process import distributed
+    from mnist_flax.state import inference_variables
+    from mnist_flax.workdir.resume import resume
 
-    config, shape = recorded.config, tuple(recorded.data["image_shape"])
+    config, leads = run.config, distributed.is_leader()
     train_split, eval_split = dataset.read(config.train_split), dataset.read(config.eval_split)
-    plan = fit.make_plan(config, len(train_split.labels))
-    model = make_model(config, len(recorded.data["class_names"]))
-    make_tx = make_optimizer(config, plan.steps_per_epoch)
-    directory, leads = workdir.checkpoints(path), parallel.is_leader()
-    start, state, info = _restore_or_init(path, recorded, model, make_tx)
+    plan = make_plan(config, len(train_split.labels))
+    program, start, state, history = resume(path, run, warn=warn, set_aside=leads)
     if leads:
-        writer.rewrite(workdir.metrics_file(path), info["history"])
-    log = Log(path if leads else None, config, make_tx, info, scribe)
+        write_lines(claim.metrics_file(path), history["history"])
+    log = RunLog(path if leads else None, config, program, history, writer)
     if start == plan.total_steps:
-        console.say(f"{path} is finished: nothing to do. {log.result()}")
+        say(f"{path} is finished: nothing to do. {log.result()}")
         return
-    scribe.tell(Begin(path, config, dataset, training_graph(model, state, shape), start, [*info["history"]]))
-    introduce(recorded, model, plan, start)
+    driver = run_driver(config, program, train_split, eval_split, mesh)
+    state = driver.init() if state is None else driver.place(state)
+    graph = training_graph(program.model, inference_variables(state), program.image_shape)
+    writer.send(RunStarted(path, config, dataset, graph, start, [*history["history"]]))
+    print_run_summary(run, program, plan, start)
+    _train_and_save(path, config, driver, state, start, plan, log, signals)
+    writer.send(RunFinished())
+    writer.close()
+    say(f"{log.result()} Saved in {path}")
+    distributed.wait_for_all("finished")
 
-    place = partial(parallel.replicate, mesh=mesh)
-    hparams, train_arrays, eval_arrays = map(place, (as_arrays(config.hparams), tuple(train_split), tuple(eval_split)))
-    eval_batches = parallel.shard_batches(data.eval_batches(len(eval_split.labels), config.eval_batch_size), mesh)
-    events = fit.fit(
-        place(state),
-        start=start,
-        plan=plan,
-        order=lambda epoch: data.epoch_batches(len(train_split.labels), config.batch_size, config.hparams.seed, epoch),
-        train=lambda state, batches: fit.train_steps(
-            state, hparams, train_arrays, parallel.shard_batches(batches, mesh), model=model, make_tx=make_tx
-        ),
-        evaluate=lambda state: parallel.readable(
-            fit.eval_steps(state, hparams, eval_arrays, eval_batches, model=model)
-        ),
-        wanted=lambda: stop is not None,
-    )
-    saved = start
+
+def _train_and_save(
+    path: Path, config: Config, driver: Any, state: Any, start: int, plan: Any, log: Any, signals: StopSignals
+) -> None:
+    """Run the loop to its end: log every call, save where the plan says so, stop when a signal says so."""
+    from mnist_flax.loop import fit, not_finite
+    from mnist_flax.process import distributed
+    from mnist_flax.workdir import checkpoint
+
+    directory, saved = claim.checkpoints_dir(path), start
     stop: int | None = None  # the signal that asked for it
-    with signals.deferred(), console.Progress(plan.total_steps, start) as progress:
-        for call, event in enumerate(parallel.until_a_process_ends(events)):
-            stop = stop or parallel.stop_signal(call, signals.received)
-            if what := fit.not_finite(event):
+    events = fit(driver, state, start=start, plan=plan, needs_state=lambda: stop is not None)
+    with signals.deferred(), Progress(plan.total_steps, start) as progress:
+        for call, event in enumerate(distributed.until_a_process_ends(events)):
+            stop = stop or distributed.stop_signal(call, signals.received)
+            if what := not_finite(event):
                 raise RunError(f"{what}; {_last_good(directory, saved)}; try a smaller learning_rate")
             try:
-                log.record(event, progress)
+                log.update(event, progress)
                 if event.state is not None:
-                    log.settle()
-                    checkpoint.save(directory, event.step, event.state, log.info, keep=config.keep)
-                    workdir.check_still_there(path)
-                    workdir.mark_saved(path)
+                    log.flush()
+                    checkpoint.save(directory, event.step, event.state, log.history, keep=config.keep)
+                    claim.check_still_there(path)
+                    claim.mark_saved(path)
                     saved = event.step
             except OSError as error:
                 raise RunError(f"step {event.step}: {error}; {_last_good(directory, saved)}") from error
             if stop and event.state is not None and event.step < plan.total_steps:
                 where = f"step {saved} is saved in {directory / str(saved)}; the same command goes on from there"
-                raise console.Stopped(stop, where)
-    scribe.tell(End())
-    scribe.close()
-    console.say(f"{log.result()} Saved in {path}")
-    parallel.wait_for_all("finished")
-
-
-def _restore_or_init(path: Path, recorded: record.Run, model: "MLP", make_tx: "MakeTx") -> tuple[int, Any, dict]:
-    """Finished updates, the state behind them, and what its checkpoint knows of the run."""
-    import jax
-
-    from mnist_flax import checkpoint, parallel
-    from mnist_flax.log import new_info
-    from mnist_flax.state import as_arrays, init_state
-
-    directory, hparams = workdir.checkpoints(path), as_arrays(recorded.config.hparams)
-    init = partial(init_state, model=model, make_tx=make_tx, image_shape=tuple(recorded.data["image_shape"]))
-    checkpoint.clean(directory)
-    if checkpoint.exists(directory):
-        like, identity = jax.eval_shape(init, hparams), record.identity_of(recorded)
-        leads = parallel.is_leader()
-        return checkpoint.restore(directory, "latest", identity=identity, like=like, warn=console.warn, set_aside=leads)
-    if workdir.was_saved(path):
-        raise RunError(f"{directory} had checkpoints and has none now; restore them, or start in another --workdir")
-    return 0, jax.jit(init)(hparams), new_info(recorded)
+                raise Stopped(stop, where)
 
 
 def _last_good(directory: Path, saved: int) -> str:
@@ -187,4 +168,4 @@ def _last_good(directory: Path, saved: int) -> str:
 
 
 if __name__ == "__main__":
-    console.main(Args, run)
+    cli.main(Args, run)

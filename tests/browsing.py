@@ -15,8 +15,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import mnist_flax
-from mnist_flax import data, folded
-from mnist_flax.page import render
+from mnist_flax.data import datasets
+from mnist_flax.export.fold_batch_norm import fold_batch_norm
+from mnist_flax.export.page import render
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NEEDS_CHROMIUM = pytest.mark.skipif(
@@ -58,7 +59,7 @@ class Network(NamedTuple):
 @pytest.fixture(scope="session")
 def network(
     command: Command,
-    dataset: data.Dataset,
+    dataset: datasets.Dataset,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Network:
     """Two epochs of training, BatchNorm folded in."""
@@ -67,7 +68,7 @@ def network(
     assert result.returncode == 0, result.stderr
     model, variables = mnist_flax.load(workdir)
     logits = np.asarray(model.apply(variables, dataset.read("test").images))
-    return Network(folded.fold(variables["params"], variables["batch_stats"]), logits)
+    return Network(fold_batch_norm(model.dense_layers(variables)), logits)
 
 
 @pytest.fixture(scope="session")

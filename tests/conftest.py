@@ -16,9 +16,10 @@ import jax
 import numpy as np
 import pytest
 
-from mnist_flax import data
 from mnist_flax.config import Config, Hyperparams
-from mnist_flax.state import MakeTx, TrainState, as_arrays, init_state, make_model, make_optimizer
+from mnist_flax.data import batches, datasets
+from mnist_flax.program import Program
+from mnist_flax.state import TrainState, as_arrays, init_state
 
 pytest_plugins = ["browsing"]  # fixtures for the tests of the page
 
@@ -29,15 +30,15 @@ TINY_FLAGS = ["--widths", "16", "16", "--batch-size", "16", "--epochs", "2", "--
 
 
 @pytest.fixture(scope="session")
-def dataset() -> data.Dataset:
+def dataset() -> datasets.Dataset:
     """MNIST as every user gets it."""
-    return data.open_dataset("mnist", data.default_data_dir())
+    return datasets.open_dataset("mnist", datasets.default_data_dir())
 
 
 @pytest.fixture(scope="session")
-def small(dataset: data.Dataset) -> data.Split:
+def small(dataset: datasets.Dataset) -> batches.Split:
     """200 training digits: 12 batches of 16 and a short one of 8."""
-    return data.Split(*map(jax.numpy.asarray, dataset.read("train[:200]")))
+    return batches.Split(*map(jax.numpy.asarray, dataset.read("train[:200]")))
 
 
 class Tiny:
@@ -45,8 +46,8 @@ class Tiny:
 
     def __init__(self, config: Config = TINY) -> None:
         self.config = config
-        self.model = make_model(config, 10)
-        self.make_tx: MakeTx = make_optimizer(config, 13)
+        self.program = Program(config.static(), (28, 28, 1), num_classes=10, steps_per_epoch=13)
+        self.model = self.program.model
 
     def hparams(self, **overrides: float) -> Hyperparams:
         """As arrays."""
@@ -54,7 +55,7 @@ class Tiny:
 
     def init(self, hparams: Hyperparams) -> TrainState:
         """The state before the first step."""
-        return init_state(hparams, model=self.model, make_tx=self.make_tx, image_shape=(28, 28, 1))
+        return init_state(hparams, program=self.program)
 
 
 @pytest.fixture(scope="session")

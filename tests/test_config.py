@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnist_flax.config import Config, Hyperparams, InputError, flat, from_json, to_json
+from mnist_flax.config import Config, Hyperparams, flatten, from_json, to_json
+from mnist_flax.errors import InputError
 
 PACKAGE = Path(__file__).parents[1] / "mnist_flax"
 unit = st.floats(0, 0.999999)
@@ -87,4 +88,4 @@ def test_json_is_as_strict_as_the_command_line(change: dict, message: str) -> No
 
 
 def test_flat_names_every_flag() -> None:
-    assert set(flat(Config())) == set(FIELDS) - {"hparams"}
+    assert set(flatten(Config())) == set(FIELDS) - {"hparams"}

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import TINY_FLAGS
 
-from mnist_flax import console, evaluate, sweep, train
+from mnist_flax import evaluate, train
+from mnist_flax.process import cli
+from mnist_flax.sweep import __main__ as sweep
 
 COMMANDS = {"train": train, "evaluate": evaluate, "sweep": sweep}
 
@@ -69,32 +71,32 @@ BAD_ARGUMENTS = {
     "train --workdir NEW --dataset cifar10": "dataset='cifar10' is not prepared in",
     "train --workdir NEW --dataset kmnist --manual-dir MANUAL --data-dir NEW": "lacks t10k-images-idx3-ubyte.gz",
     "train --workdir NEW --manual-dir MANUAL --data-dir NEW": "lacks t10k-images-idx3-ubyte.gz",
-    "train --workdir NEW --train-split dev": "split='dev' is no split",
-    "train --workdir NEW --train-split train[": r"split='train\[' is no split",
+    "train --workdir NEW --train-split dev": "split='dev' is not a split",
+    "train --workdir NEW --train-split train[": r"split='train\[' is not a split",
     "train --workdir NEW --train-split train[7:7]": r"split='train\[7:7\]' holds no example",
-    "train --workdir NEW --eval-split test[10001:]": r"split='test\[10001:\]' is no split",
+    "train --workdir NEW --eval-split test[10001:]": r"split='test\[10001:\]' is not a split",
     "train --workdir NEW --eval-split ;": "eval_split=';' is out of range",
-    "train --workdir FOREIGN": "FOREIGN' exists and is no run",
+    "train --workdir FOREIGN": "FOREIGN' exists and is not a run",
     "train --workdir FILE": "FILE' cannot be used \\(Not a directory\\)",
     "train --workdir NEW --learning-rate 1e39": "learning_rate=1e\\+39 is out of range",
     "train --workdir NEW --learning-rate 1e-60": "learning_rate=1e-60 is out of range",
     "train --workdir NEW --dropout-rate 0.99999999999": "dropout_rate=0.99999999999 is out of range",
     "train --workdir NEW --b1 0.99999999999": "b1=0.99999999999 is out of range",
     "train --workdir NEW --adam-epsilon 1e-60": "adam_epsilon=1e-60 is out of range",
-    "train --workdir NEW --train-split train[:1shard]": "is no split",
+    "train --workdir NEW --train-split train[:1shard]": "is not a split",
     "train --workdir FILE/exp": "cannot be written",
     "train --workdir /proc/exp": "cannot be written",
     "train --workdir NEW --data-dir FILE/data": "data_dir=.* cannot be used",
     "train --workdir RUN": r"other settings: .*widths=\(512, 512\) \(there \(16, 16\)\)",
     "train --workdir RUN TINY --seed 3 --l2 0": r"other settings: l2=0.0 \(there 0.001\), seed=3 \(there 0\);",
     "evaluate": "workdir",
-    "evaluate --workdir NEW": "is no run",
-    "evaluate --workdir FOREIGN": "is no run",
-    "evaluate --workdir FILE": "is no run",
-    "evaluate --workdir RUN --step last": "step='last' is no checkpoint; give latest, best or a number",
-    "evaluate --workdir RUN --step -1": "step='-1' is no checkpoint",
+    "evaluate --workdir NEW": "is not a run",
+    "evaluate --workdir FOREIGN": "is not a run",
+    "evaluate --workdir FILE": "is not a run",
+    "evaluate --workdir RUN --step last": "step='last' is not a checkpoint; give latest, best or a number",
+    "evaluate --workdir RUN --step -1": "step='-1' is not a checkpoint",
     "evaluate --workdir RUN --step 27": "step=27 has no checkpoint .* one of: 13, 26",
-    "evaluate --workdir RUN --split dev": "split='dev' is no split",
+    "evaluate --workdir RUN --split dev": "split='dev' is not a split",
     "evaluate --workdir RUN --data-dir FILE/data": "data_dir=.* cannot be used",
     "sweep --workdir NEW": "required.*EXPERIMENT|experiment",
     "sweep STUDY.py": "required.*--workdir|--workdir.*required|workdir",
@@ -105,11 +107,11 @@ BAD_ARGUMENTS = {
     "sweep STUDY.py --workdir NEW --population 0": "population=0 is out of range",
     "sweep STUDY.py --workdir NEW --storage nonsuch://x": "storage='nonsuch://x' cannot be used",
     "sweep STUDY.py --workdir NEW --data-dir FILE/data": "data_dir=.* cannot be used",
-    "sweep STUDY.py --workdir FOREIGN": "is no sweep",
-    "sweep STUDY.py --workdir RUN": "is no sweep",
-    "sweep STUDY.py --workdir FILE": "is no directory",
+    "sweep STUDY.py --workdir FOREIGN": "is not a sweep",
+    "sweep STUDY.py --workdir RUN": "is not a sweep",
+    "sweep STUDY.py --workdir FILE": "is not a directory",
     "sweep STUDY.py --workdir FILE/x": "cannot be written",
-    "sweep STUDY.py --workdir SWEEP": "is a sweep with another experiment, base, final, search; give it as it was",
+    "sweep STUDY.py --workdir SWEEP": "is a sweep with another experiment, base, final, search; give the same",
     "sweep STUDY.py --workdir SWEEP --storage sqlite:///x.db": "another experiment, base, final, search, storage",
     "sweep WRONG.py --workdir NEW": r"WRONG.py:5: there is no field 'droput_rate'.*did you mean dropout_rate",
     "sweep PEEKS.py --workdir NEW": "PEEKS.py: split='test' of the selection shares examples with the test's, 'test'",
@@ -142,7 +144,7 @@ def run(name: str, args: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pyt
     """The exit code and stderr of a command, in this process."""
     monkeypatch.setattr(sys, "argv", [f"mnist_flax.{name}", *args])
     with pytest.raises(SystemExit) as exit_:
-        console.main(COMMANDS[name].Args, COMMANDS[name].run)
+        cli.main(COMMANDS[name].Args, COMMANDS[name].run)
     return int(exit_.value.code or 0), capsys.readouterr().err
 
 

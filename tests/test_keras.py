@@ -12,16 +12,20 @@ import numpy as np
 import optax
 import pytest
 
-from mnist_flax import data
+from mnist_flax.compiled import train_steps
 from mnist_flax.config import Config, Hyperparams
-from mnist_flax.fit import train_steps
+from mnist_flax.data import datasets
+from mnist_flax.data.batches import epoch_batches
 from mnist_flax.model import MLP
-from mnist_flax.state import MakeTx, TrainState, as_arrays, init_state, make_model, make_optimizer
+from mnist_flax.optimizer import make_optimizer
+from mnist_flax.program import Program
+from mnist_flax.state import TrainState, as_arrays, init_state
 from mnist_flax.steps import Batch, data_loss, take, train_step
 
 L2, LABEL_SMOOTHING, EXAMPLES, BATCH = 1e-3, 0.1, 1000, 64  # 15 batches of 64, and one of 40
 STEPS_PER_EPOCH = -(-EXAMPLES // BATCH)
-MODEL = make_model(Config(), 10)
+PROGRAM = Program(Config().static(), (28, 28, 1), num_classes=10, steps_per_epoch=STEPS_PER_EPOCH)
+MODEL = PROGRAM.model
 
 
 def make_keras(l2: float = L2) -> keras.Model:
@@ -82,13 +86,13 @@ def float64() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def digits(dataset: data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+def digits(dataset: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
     images, labels = dataset.read(f"train[:{EXAMPLES}]")
     return np.asarray(images), np.asarray(labels)
 
 
 def batches(digits: tuple, epochs: int) -> list[Batch]:
-    order = np.concatenate([data.epoch_batches(EXAMPLES, BATCH, seed=0, epoch=e) for e in range(epochs)])
+    order = np.concatenate([epoch_batches(EXAMPLES, BATCH, seed=0, epoch=e) for e in range(epochs)])
     return [Batch(*(np.asarray(leaf) for leaf in take(digits, row))) for row in order]
 
 
@@ -118,8 +122,8 @@ def test_logits_losses_gradients_and_statistics_along_a_trajectory(float64: None
         )(trainable)
     )
     key = jax.random.key(0)
-    ours = jax.jit(lambda p, s, b: jax.value_and_grad(data_loss, has_aux=True)(p, s, h, b, key, model=MODEL))
-    step = jax.jit(lambda s, b: train_step(s, h, b, model=MODEL, make_tx=make_optimizer(Config(), STEPS_PER_EPOCH)))
+    ours = jax.jit(lambda p, s, b: jax.value_and_grad(data_loss, has_aux=True)(p, s, h, b, key, program=PROGRAM))
+    step = jax.jit(lambda s, b: train_step(s, h, b, program=PROGRAM))
     our_logits = jax.jit(MODEL.apply)
     their_logits = jax.jit(lambda trainable, fixed, x: theirs.stateless_call(trainable, fixed, x, training=False)[0])
     state = init64()
@@ -152,7 +156,7 @@ def masks_of(params: dict) -> dict:
 
 
 def init64() -> TrainState:
-    init = init_state(hparams64(), model=MODEL, make_tx=make_optimizer(Config(), 1), image_shape=(28, 28, 1))
+    init = init_state(hparams64(), program=PROGRAM)
     return jax.tree.map(lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x, init)
 
 
@@ -166,8 +170,8 @@ def test_adam_makes_the_update_of_keras(float64: None) -> None:
     params, opt_state, h = {"dense_1": {"kernel": jnp.asarray(start)}}, None, hparams64()
     for t in range(1, 21):
         gradient = rng.normal(size=(7, 5)) * 10.0 ** rng.integers(-8, 2, size=(7, 5))
-        make_tx = MakeTx("constant", 0, 20, (), (), epsilon / np.sqrt(1 - b2**t))
-        tx = make_tx(h)
+        static = Config(l2_layers=(), adam_epsilon=epsilon / np.sqrt(1 - b2**t)).static()
+        tx = make_optimizer(h, static, MODEL, steps_per_epoch=20)
         opt_state = tx.init(params) if opt_state is None else opt_state
         updates, opt_state = tx.update({"dense_1": {"kernel": jnp.asarray(gradient)}}, opt_state, params)
         before = np.asarray(variable.value)
@@ -196,7 +200,9 @@ def test_sgd_ends_at_the_weights_of_keras(float64: None, digits: tuple) -> None:
 
     @jax.jit
     def our_step(params: dict, stats: dict, batch: Batch) -> tuple:
-        grads, (_, stats) = jax.grad(data_loss, has_aux=True)(params, stats, h, batch, jax.random.key(0), model=MODEL)
+        grads, (_, stats) = jax.grad(data_loss, has_aux=True)(
+            params, stats, h, batch, jax.random.key(0), program=PROGRAM
+        )
         updates, _ = tx.update(grads, tx.init(params), params)
         return optax.apply_updates(params, updates), stats
 
@@ -211,8 +217,7 @@ def test_sgd_ends_at_the_weights_of_keras(float64: None, digits: tuple) -> None:
 def test_default_loss_curves_agree_in_float32(digits: tuple) -> None:
     """50 steps of Adam as Keras's own `train_on_batch` makes them, from the same weights on the same batches."""
     h = as_arrays(Hyperparams(dropout_rate=0.0, label_smoothing=LABEL_SMOOTHING))
-    make_tx = make_optimizer(Config(), STEPS_PER_EPOCH)
-    state = init_state(h, model=MODEL, make_tx=make_tx, image_shape=(28, 28, 1))
+    state = init_state(h, program=PROGRAM)
     theirs = make_keras()
     for variable, value in zip(theirs.variables, to_keras(theirs.variables, merged(state)), strict=True):
         variable.assign(np.array(value))  # a copy: `train_steps` takes our arrays over
@@ -225,9 +230,9 @@ def test_default_loss_curves_agree_in_float32(digits: tuple) -> None:
         flat = batch.images[:real].reshape(real, -1).astype("float32") / 255
         theirs.reset_metrics()
         want.append(float(theirs.train_on_batch(flat, keras.utils.to_categorical(batch.labels[:real], 10))))
-    order = np.concatenate([data.epoch_batches(EXAMPLES, BATCH, seed=0, epoch=e) for e in range(4)])
+    order = np.concatenate([epoch_batches(EXAMPLES, BATCH, seed=0, epoch=e) for e in range(4)])
     order = order[(order >= 0).all(axis=1)][:50]
-    _, metrics = train_steps(state, h, digits, order, model=MODEL, make_tx=make_tx)
+    _, metrics = train_steps(state, h, digits, order, program=PROGRAM)
     ours = np.asarray((metrics.cross_entropy + metrics.l2_penalty) / metrics.examples)
     np.testing.assert_allclose(ours, want, rtol=1e-2)
     assert ours[-1] < 0.5 * ours[0]
@@ -240,7 +245,7 @@ def merged(state: TrainState) -> dict:
 
 def test_initial_weights_follow_the_law_of_keras() -> None:
     """Glorot-uniform kernels (the limit is sqrt(6 / (fan_in + fan_out))), zero biases."""
-    model = MLP(widths=(512, 512), batch_norm_layers=(2,), l2_layers=(2,), num_classes=10)
+    model = MLP(widths=(512, 512), batch_norm_layers=(2,), num_classes=10)
     params = model.init(jax.random.key(3), jnp.zeros((1, 784)))["params"]
     for layer, leaves in params.items():
         if "kernel" in leaves:

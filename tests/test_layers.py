@@ -1,76 +1,124 @@
-"""Imports go down only, and stay out of the way."""
+"""Imports go down only, and what a command does not need is not imported."""
 
 import ast
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mnist_flax"
-LAYERS = {
-    "config": 0, "model": 0, "metrics": 0, "prepare": 0, "decode": 0, "parallel": 0, "checkpoint": 0, "writer": 0,
-    "console": 0, "overrides": 0, "digits": 0, "folded": 0, "page": 0,
-    "state": 1, "splits": 1, "sweepdir": 1, "record": 1, "report": 1,
-    "steps": 2, "data": 2, "experiment": 2, "workdir": 2, "canvas": 2, "storage": 2, "graph": 2,
-    "ledger": 3, "stages": 4, "experiment_file": 3, "fit": 3, "evaluate": 4, "search_figures": 3, "scribe": 3,
-    "log": 4, "events": 4, "figures": 4, "run_figures": 3,
-    "train": 5, "desk": 5, "population": 4, "members": 5,
-    "board": 6,
-    "worker": 7, "predict": 5,
-    "sweep": 8,
-    "export_keras": 2, "export_onnx": 2, "export_stablehlo": 2, "export_page": 2, "export": 5,
-}  # fmt: skip
+# From the bottom to the top: a module imports from its own place, from places below it, and from the core's `errors`.
+WINGS = [
+    "process",
+    "data",
+    "core",
+    "workdir",
+    "figures",
+    "monitor",
+    "analysis",
+    "inference",
+    "sweep",
+    "export",
+    "commands",
+]
+CORE = ["errors", "settings", "config", "model", "optimizer", "program", "state", "metrics", "steps", "placement",
+        "compiled", "loop"]  # fmt: skip
+ALLOWED = {
+    "process": {"errors"},
+    "data": {"errors", "process"},
+    "core": {"data.batches"},
+    "workdir": {"core", "process"},
+    "figures": {"core", "process"},
+    "monitor": {"core", "data", "process", "workdir", "figures"},
+    "analysis": {"core", "process", "figures"},
+    "inference": {"core", "data", "process", "workdir"},
+    "sweep": {"core", "data", "process", "workdir", "analysis", "monitor"},
+    "export": {"core", "process", "workdir", "inference"},
+    "commands": {"core", "data", "process", "workdir", "figures", "monitor", "inference"},
+}
 
 
-def imports_of(path: Path) -> set[str]:
+def modules() -> dict[str, Path]:
+    """Every module by its name below the package, such as `config` or `data.splits`."""
+    paths = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in paths}
+
+
+MODULES = modules()
+
+
+def place_of(module: str) -> str:
+    first, _, rest = module.partition(".")
+    if rest:
+        return first
+    return "core" if first in CORE else "inference" if first == "inference" else "commands"
+
+
+def imports_of(module: str) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: relative import"
-            base = node.module or ""
-            found |= {f"{base}.{alias.name}" for alias in node.names} if base == "mnist_flax" else {base}
-    return {name.split(".")[1] for name in found if name.startswith("mnist_flax.")} & LAYERS.keys()
+            assert node.level == 0, f"{module}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {f"{node.module}"}
+    return {name.removeprefix("mnist_flax.") for name in found} & MODULES.keys()
 
 
-def test_every_module_has_a_layer() -> None:
-    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} == LAYERS.keys()
-
-
-@pytest.mark.parametrize("module", LAYERS)
+@pytest.mark.parametrize("module", MODULES)
 def test_imports_go_down(module: str) -> None:
-    for name in imports_of(PACKAGE / f"{module}.py"):
-        below = LAYERS[name] < LAYERS[module] or name == "config"
-        assert below, f"{module} (layer {LAYERS[module]}) imports {name} (layer {LAYERS[name]})"
+    place = place_of(module)
+    for name in imports_of(module):
+        inside = place_of(name) == place and place != "commands"
+        assert inside or {name, place_of(name)} & ALLOWED[place], f"{module} imports {name}"
+    if module in CORE:  # in reading order
+        assert all(CORE.index(name) < CORE.index(module) for name in imports_of(module) if name in CORE)
 
 
-def test_no_file_outgrows_a_reader() -> None:
-    long = {path.name: n for path in PACKAGE.glob("*.py") if (n := len(path.read_text().splitlines())) > 220}
-    assert not long
+def test_the_top_is_short_and_wings_have_one_line() -> None:
+    assert len([module for module in MODULES if "." not in module]) <= 16
+    for path in PACKAGE.glob("*/__init__.py"):
+        [docstring] = ast.parse(path.read_text()).body
+        assert isinstance(docstring, ast.Expr), path
 
 
-def fastest(code: list[str], tries: int = 3) -> float:
-    times = []
-    for _ in range(tries):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, *code], check=True, capture_output=True)
-        times.append(time.perf_counter() - began)
-    return min(times)
+def test_no_file_and_no_function_outgrows_a_reader() -> None:
+    for module, path in MODULES.items():
+        assert len(path.read_text().splitlines()) <= 220, module
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno is not None and node.end_lineno - node.lineno < 50, f"{module}.{node.name}"
+
+
+def imported_by(*code: str) -> set[str]:
+    """The top-level modules that a Python process has imported at its end."""
+    hook = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
+    line = [sys.executable, "-c", hook + "; ".join(code)]
+    result = subprocess.run(line, capture_output=True, text=True)
+    return {name.partition(".")[0] for name in result.stderr.splitlines()[-1].split()}
+
+
+HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow_datasets", "matplotlib", "optuna", "scipy", "keras", "onnx",
+         "tensorflow", "torch"}  # fmt: skip
 
 
 @pytest.mark.parametrize("module", ["train", "evaluate", "predict", "sweep", "export"])
-def test_help_is_fast(module: str) -> None:
-    assert fastest(["-m", f"mnist_flax.{module}", "--help"]) < 0.5
+def test_help_imports_nothing_heavy(module: str) -> None:
+    run = (
+        f"sys.argv = ['{module}', '--help']; import runpy; runpy.run_module('mnist_flax.{module}', run_name='__main__')"
+    )
+    assert not HEAVY & imported_by(run)
 
 
-def test_import_is_fast() -> None:
-    assert fastest(["-c", "import mnist_flax"]) - fastest(["-c", "pass"]) < 0.1
+def test_importing_the_package_imports_nothing() -> None:
+    assert not (HEAVY | {"numpy", "tyro"}) & imported_by("import mnist_flax")
 
 
-def test_no_tensorflow_or_torch_is_imported(finished: Path) -> None:
-    code = f"import sys, mnist_flax; mnist_flax.load({str(finished)!r}); import mnist_flax.train, mnist_flax.prepare;"
-    code += "assert not {'tensorflow', 'torch'} & sys.modules.keys()"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_the_writer_process_has_no_jax() -> None:
+    assert not (HEAVY - {"matplotlib"}) & imported_by("import mnist_flax.monitor.writer_process")
+
+
+def test_loading_imports_neither_tensorflow_nor_torch(finished: Path) -> None:
+    code = f"import mnist_flax; mnist_flax.load({str(finished)!r})", "import mnist_flax.train, mnist_flax.data.prepare"
+    assert {"jax"} <= (imported := imported_by(*code)) and not {"tensorflow", "torch"} & imported

@@ -1,10 +1,10 @@
-"""The report against scikit-learn, and against a definition written out; sums that add up in any order."""
+"""The evaluation_report against scikit-learn, and against a definition written out; sums that add up in any order."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score
 
-from mnist_flax.metrics import Metrics, report, totals_of
+from mnist_flax.metrics import Metrics, evaluation_report, totals_of
 
 
 @pytest.fixture(scope="module", params=[(1, 10), (203, 10), (5000, 4)])
@@ -23,7 +23,7 @@ def test_report_equals_scikit_learn(example: tuple[np.ndarray, np.ndarray]) -> N
     probabilities = np.exp(logits.astype(np.float64))
     probabilities /= probabilities.sum(1, keepdims=True)
     predicted = logits.argmax(1)
-    got = report(logits, labels)
+    got = evaluation_report(logits, labels)
     assert got["examples"] == len(labels)
     assert got["correct"] == (predicted == labels).sum()
     assert got["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
@@ -47,11 +47,11 @@ def test_calibration_error_equals_its_definition(example: tuple[np.ndarray, np.n
         if members:
             hits, confidences = np.mean(members, axis=0)
             error += len(members) / n * abs(hits - confidences)
-    assert report(logits, labels)["expected_calibration_error"] == pytest.approx(error)
+    assert evaluation_report(logits, labels)["expected_calibration_error"] == pytest.approx(error)
 
 
 def test_huge_logits_stay_finite() -> None:
-    got = report(np.array([[1e4, 0.0], [0.0, 1e4]], np.float32), np.array([0, 0]))
+    got = evaluation_report(np.array([[1e4, 0.0], [0.0, 1e4]], np.float32), np.array([0, 0]))
     assert got["cross_entropy"] == pytest.approx(5000)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from conftest import Tiny
 
-from mnist_flax.config import Config
-from mnist_flax.model import MLP, Dropout, kernels_of, l2_penalty
+from mnist_flax.config import Config, StaticConfig
+from mnist_flax.model import MLP, Dropout
+from mnist_flax.optimizer import kernel_mask, l2_sum
 
 
 class Both(nn.Module):
@@ -94,21 +95,21 @@ def test_padding_leaves_no_trace_in_batch_norm(tiny: Tiny, small) -> None:
 
 
 def test_layers_carry_what_they_are_told() -> None:
-    model = MLP(widths=(8, 9), batch_norm_layers=(1,), l2_layers=(1, 3), num_classes=10)
+    model = MLP(widths=(8, 9), batch_norm_layers=(1,), num_classes=10)
     params = model.init(jax.random.key(0), jnp.zeros((1, 6)))["params"]
     assert {k: v["kernel"].shape for k, v in params.items() if "kernel" in v} == {
         "dense_1": (6, 8), "dense_2": (8, 9), "dense_3": (9, 10),
     }  # fmt: skip
     assert "batch_norm_1" in params and "batch_norm_2" not in params
-    mask = kernels_of(params, (1, 3))
+    mask = kernel_mask(model, (1, 3), params)
     on = {f"{layer}/{leaf}" for layer, leaves in mask.items() for leaf, value in leaves.items() if value}
     assert on == {"dense_1/kernel", "dense_3/kernel"}
     want = sum(np.square(np.asarray(params[k]["kernel"], np.float64)).sum() for k in ("dense_1", "dense_3"))
-    np.testing.assert_allclose(l2_penalty(params, (1, 3)), want, rtol=1e-6)
+    np.testing.assert_allclose(l2_sum(params, StaticConfig(widths=(8, 9), l2_layers=(1, 3)), model), want, rtol=1e-6)
 
 
 def test_no_hidden_layer_is_softmax_regression() -> None:
-    model = MLP(widths=(), batch_norm_layers=(), l2_layers=(), num_classes=3)
+    model = MLP(widths=(), batch_norm_layers=(), num_classes=3)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 4)))
     assert jax.tree.map(jnp.shape, variables) == {"params": {"dense_1": {"bias": (3,), "kernel": (4, 3)}}}
 
@@ -136,7 +137,7 @@ def test_a_narrow_product_and_its_gradients_are_those_of_matmul(columns: int) ->
     x, kernel, into = (rng.standard_normal(shape) for shape in ((50, 20), (20, columns), (50, columns)))
 
     def f(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        layer = MLP(widths=(), batch_norm_layers=(), l2_layers=(), num_classes=columns)
+        layer = MLP(widths=(), batch_norm_layers=(), num_classes=columns)
         return jnp.sum(layer.apply({"params": {"dense_1": {"kernel": kernel, "bias": jnp.zeros(columns)}}}, x) * into)
 
     with jax.enable_x64(True):

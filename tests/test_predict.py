@@ -12,12 +12,12 @@ from conftest import Command
 from PIL import Image
 from scipy import ndimage
 
-from mnist_flax import data, digits
-from mnist_flax.config import InputError
+from mnist_flax.data import datasets, digits
+from mnist_flax.errors import InputError
 
 
 @pytest.fixture(scope="module")
-def some(dataset: data.Dataset) -> np.ndarray:
+def some(dataset: datasets.Dataset) -> np.ndarray:
     """200 test digits, uint8 [200, 28, 28]."""
     return np.asarray(dataset.read("test[:200]").images)[..., 0]
 
@@ -85,7 +85,7 @@ def exif(image: Image.Image, orientation: int) -> Image.Exif:
 
 BAD = {
     "empty.png": (b"", "is empty"),
-    "text.png": (b"hello", "is no PNG or JPEG picture"),
+    "text.png": (b"hello", "is not a PNG or JPEG picture"),
     "cut.png": (encoded(Image.effect_noise((99, 99), 50))[:300], "is damaged"),
     "blank.png": (encoded(Image.new("L", (30, 30), 99)), "shows nothing"),
     "faint.png": (encoded(Image.fromarray(np.full((9, 9), 9, np.uint8) + np.eye(9, dtype=np.uint8))), "shows nothing"),
@@ -95,7 +95,7 @@ BAD = {
         r"is animated \(2 frames\)",
     ),
     "huge.png": (encoded(Image.new("1", (9000, 9000))), r"is huge \(9000 x 9000 pixels\)"),
-    "picture.gif": (encoded(Image.new("L", (9, 9)), "GIF"), "is no PNG or JPEG picture"),
+    "picture.gif": (encoded(Image.new("L", (9, 9)), "GIF"), "is not a PNG or JPEG picture"),
 }
 
 

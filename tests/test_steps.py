@@ -9,35 +9,36 @@ import numpy as np
 import pytest
 from conftest import Tiny, assert_trees_equal
 
-from mnist_flax import data, fit, parallel
-from mnist_flax.config import Hyperparams
+from mnist_flax import compiled
+from mnist_flax.config import Hyperparams, StaticConfig
+from mnist_flax.data import batches, datasets
 from mnist_flax.metrics import summary, totals_of
-from mnist_flax.model import l2_penalty
-from mnist_flax.state import MakeTx, init_state, stream_key
+from mnist_flax.optimizer import make_optimizer, schedule_factor
+from mnist_flax.state import Stream, init_state, stream_key
 from mnist_flax.steps import GRADIENT_NORM_EVERY, data_loss, take, train_step
 
 
 @pytest.fixture(scope="module")
 def indices() -> np.ndarray:
     """One epoch of 200 examples in batches of 16: 13 steps, the last with 8 examples."""
-    return data.epoch_batches(200, 16, seed=0, epoch=0)
+    return batches.epoch_batches(200, 16, seed=0, epoch=0)
 
 
 @pytest.fixture(scope="module")
-def lone(tiny: Tiny, small: data.Split, indices: np.ndarray):
+def lone(tiny: Tiny, small: batches.Split, indices: np.ndarray):
     """A run of 13 steps of one member, dropout on, for several hyperparameters."""
 
     def run(**overrides: float) -> tuple:
         h = tiny.hparams(**overrides)
-        return fit.train_steps(tiny.init(h), h, small, indices, model=tiny.model, make_tx=tiny.make_tx)
+        return compiled.train_steps(tiny.init(h), h, small, indices, program=tiny.program)
 
     return run
 
 
-def test_scan_equals_the_loop_bit_for_bit(tiny: Tiny, small: data.Split, indices: np.ndarray, lone) -> None:
+def test_scan_equals_the_loop_bit_for_bit(tiny: Tiny, small: batches.Split, indices: np.ndarray, lone) -> None:
     h = tiny.hparams()
     state, metrics = tiny.init(h), []
-    step = jax.jit(lambda state, h, batch: train_step(state, h, batch, model=tiny.model, make_tx=tiny.make_tx))
+    step = jax.jit(lambda state, h, batch: train_step(state, h, batch, program=tiny.program))
     for row in indices:
         state, m = step(state, h, take(small, row))
         metrics.append(m)
@@ -46,33 +47,33 @@ def test_scan_equals_the_loop_bit_for_bit(tiny: Tiny, small: data.Split, indices
     assert_trees_equal(scanned_metrics, jax.tree.map(lambda *leaves: np.stack(leaves), *metrics))
 
 
-def test_calls_of_any_size_are_the_same_run(tiny: Tiny, small: data.Split, indices: np.ndarray, lone) -> None:
+def test_calls_of_any_size_are_the_same_run(tiny: Tiny, small: batches.Split, indices: np.ndarray, lone) -> None:
     h = tiny.hparams()
     state = tiny.init(h)
     for first, last in ((0, 4), (4, 8), (8, 13)):
-        state, _ = fit.train_steps(state, h, small, indices[first:last], model=tiny.model, make_tx=tiny.make_tx)
+        state, _ = compiled.train_steps(state, h, small, indices[first:last], program=tiny.program)
     assert_trees_equal(state, lone()[0])
 
 
 def test_one_program_whatever_the_hyperparameters(lone) -> None:
     lone()
-    before = fit.train_steps._cache_size()
+    before = compiled.train_steps._cache_size()
     for change in ({"learning_rate": 3e-2}, {"l2": 0.0}, {"dropout_rate": 0.0}, {"seed": 7}, {"b1": 0.5}, {"b2": 0.9},
                    {"label_smoothing": 0.1}):  # fmt: skip
         lone(**change)
-    assert fit.train_steps._cache_size() == before
+    assert compiled.train_steps._cache_size() == before
     changed = {"learning_rate", "l2", "dropout_rate", "seed", "b1", "b2", "label_smoothing"}
     assert {f.name for f in dataclasses.fields(Hyperparams)} == changed | {"max_norm"}  # which has a test of its own
 
 
-def test_max_norm_is_the_projection(tiny: Tiny, small: data.Split, indices: np.ndarray) -> None:
+def test_max_norm_is_the_projection(tiny: Tiny, small: batches.Split, indices: np.ndarray) -> None:
     batch, limit = take(tuple(small), jnp.asarray(indices[0])), 1.0
     kernels = {}
     for layers in ((), (1, 3)):
         h = tiny.hparams(max_norm=limit, learning_rate=0.05)
-        make_tx = dataclasses.replace(tiny.make_tx, max_norm_layers=layers)
-        state = init_state(h, model=tiny.model, make_tx=make_tx, image_shape=(28, 28, 1))
-        state, _ = jax.jit(partial(train_step, model=tiny.model, make_tx=make_tx))(state, h, batch)
+        static = dataclasses.replace(tiny.program.static, max_norm_layers=layers)
+        program = dataclasses.replace(tiny.program, static=static)
+        state, _ = jax.jit(partial(train_step, program=program))(init_state(h, program=program), h, batch)
         kernels[layers] = [np.asarray(state.params[f"dense_{layer}"]["kernel"], np.float64) for layer in (1, 2, 3)]
     for layer, (free, held) in enumerate(zip(kernels[()], kernels[1, 3], strict=True), start=1):
         norms = np.sqrt((free**2).sum(axis=0))
@@ -88,27 +89,8 @@ def test_every_hyperparameter_matters(lone) -> None:
         assert np.abs(np.asarray(lone(**change)[0].params["dense_1"]["kernel"]) - base).max() > 1e-5, change
 
 
-def test_eight_devices_equal_one(tiny: Tiny, small: data.Split, indices: np.ndarray, lone) -> None:
-    assert len(jax.devices()) == 8
-    mesh, h = parallel.make_mesh(16), tiny.hparams()
-    place = parallel.replicate
-    state, metrics = fit.train_steps(
-        place(tiny.init(h), mesh), place(h, mesh), place(tuple(small), mesh), parallel.shard_batches(indices, mesh),
-        model=tiny.model, make_tx=tiny.make_tx,
-    )  # fmt: skip
-    one, one_metrics = lone()
-    assert len(state.params["dense_1"]["kernel"].sharding.device_set) == 8
-    np.testing.assert_allclose(metrics.cross_entropy, one_metrics.cross_entropy, rtol=1e-4)
-    np.testing.assert_array_equal(metrics.examples, one_metrics.examples)
-    np.testing.assert_allclose(state.params["dense_1"]["kernel"], one.params["dense_1"]["kernel"], atol=1e-4)
-    # Not the mean in front of BatchNorm: it absorbs a bias that drifts by rounding. The function is the same.
-    apply = tiny.model.apply
-    logits = [apply({"params": s.params, "batch_stats": s.batch_stats}, small.images) for s in (state, one)]
-    np.testing.assert_allclose(*logits, atol=2e-3)
-
-
 def test_the_gradient_norm_is_that_of_every_tenth_step(
-    tiny: Tiny, small: data.Split, indices: np.ndarray, lone
+    tiny: Tiny, small: batches.Split, indices: np.ndarray, lone
 ) -> None:
     _, metrics = lone()
     assert (
@@ -116,18 +98,22 @@ def test_the_gradient_norm_is_that_of_every_tenth_step(
     )
     h = tiny.hparams()
     for measured in (0, 10):
-        state, _ = fit.train_steps(tiny.init(h), h, small, indices[:measured], model=tiny.model, make_tx=tiny.make_tx)
-        batch, key = take(small, indices[measured]), stream_key(h.seed, "dropout", measured)
-        grads = jax.grad(data_loss, has_aux=True)(state.params, state.batch_stats, h, batch, key, model=tiny.model)[0]
+        state, _ = compiled.train_steps(tiny.init(h), h, small, indices[:measured], program=tiny.program)
+        batch, key = take(small, indices[measured]), stream_key(h.seed, Stream.DROPOUT, measured)
+        grads = jax.grad(data_loss, has_aux=True)(state.params, state.batch_stats, h, batch, key, program=tiny.program)[
+            0
+        ]
         norm = np.sqrt(sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in jax.tree.leaves(grads)))
         np.testing.assert_allclose(metrics.gradient_norm[measured], norm, rtol=1e-4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 50, 203, 1000])
-def test_evaluation_at_203_examples_equals_numpy(tiny: Tiny, dataset: data.Dataset, lone, batch_size: int) -> None:
+def test_evaluation_at_203_examples_equals_numpy(tiny: Tiny, dataset: datasets.Dataset, lone, batch_size: int) -> None:
     split, h = dataset.read("test[:203]"), tiny.hparams(l2=0.01, label_smoothing=0.3)
     state, _ = lone()
-    got = summary(totals_of(fit.eval_steps(state, h, split, data.eval_batches(203, batch_size), model=tiny.model)[0]))
+    got = summary(
+        totals_of(compiled.eval_steps(state, h, split, batches.eval_batches(203, batch_size), program=tiny.program)[0])
+    )
 
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), state.params)
     s = jax.tree.map(lambda x: np.asarray(x, np.float64), state.batch_stats["batch_norm_2"])
@@ -144,11 +130,11 @@ def test_evaluation_at_203_examples_equals_numpy(tiny: Tiny, dataset: data.Datas
     np.testing.assert_allclose(got["loss"], nll.mean() + penalty, rtol=1e-5)
 
 
-def test_padding_counts_nowhere(tiny: Tiny, small: data.Split, lone) -> None:
+def test_padding_counts_nowhere(tiny: Tiny, small: batches.Split, lone) -> None:
     """A batch filled up with -1 and the short batch itself: the same update, the same metrics."""
     h = tiny.hparams(dropout_rate=0.0)
     short, padded = np.arange(5), np.r_[np.arange(5), [-1] * 11]
-    step = jax.jit(lambda row: train_step(tiny.init(h), h, take(small, row), model=tiny.model, make_tx=tiny.make_tx))
+    step = jax.jit(lambda row: train_step(tiny.init(h), h, take(small, row), program=tiny.program))
     (a, ma), (b, mb) = step(short), step(padded)
     assert int(ma.examples) == int(mb.examples) == 5
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), ma, mb)
@@ -158,15 +144,18 @@ def test_padding_counts_nowhere(tiny: Tiny, small: data.Split, lone) -> None:
 
 def test_streams_and_steps_have_keys_of_their_own() -> None:
     keys = {str(jax.random.key_data(stream_key(seed, stream, step)))
-            for seed in (0, 1) for stream in ("params", "dropout") for step in (0, 1, 2)}  # fmt: skip
+            for seed in (0, 1) for stream in Stream for step in (0, 1, 2)}  # fmt: skip
     assert len(keys) == 12
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 @pytest.mark.parametrize("warmup", [0, 10])
 def test_schedules(schedule, warmup: int) -> None:
-    unit = MakeTx(schedule, warmup, 50, (), (), 1e-7).unit_schedule()
-    factors = np.array([float(unit(count)) for count in range(51)])
+    static = StaticConfig(schedule=schedule, warmup_epochs=warmup / 50, epochs=1)
+    factors = schedule_factor(np.arange(51), static, steps_per_epoch=50)
+    assert isinstance(factors, np.ndarray)  # of the host's numbers, computed on the host
+    on_device = jax.jit(lambda count: schedule_factor(count, static, steps_per_epoch=50))
+    np.testing.assert_allclose([on_device(count) for count in range(51)], factors, atol=2e-7)
     np.testing.assert_allclose(factors[:warmup], np.arange(1, warmup + 1) / (warmup + 1), rtol=1e-6)
     progress = np.arange(51 - warmup) / (50 - warmup)
     want = {"constant": np.ones_like(progress), "linear": 1 - progress, "cosine": (1 + np.cos(np.pi * progress)) / 2}
@@ -176,7 +165,7 @@ def test_schedules(schedule, warmup: int) -> None:
 
 def test_the_schedule_scales_the_update(tiny: Tiny) -> None:
     h, params = tiny.hparams(learning_rate=0.5, l2=0.0), {"dense_1": {"kernel": jnp.ones((2, 2))}}
-    tx = MakeTx("linear", 0, 4, (), (), 1e-7)(h)
+    tx = make_optimizer(h, StaticConfig(schedule="linear", epochs=1), tiny.model, steps_per_epoch=4)
     opt_state, sizes = tx.init(params), []
     for _ in range(4):
         updates, opt_state = tx.update(params, opt_state, params)  # a constant gradient: Adam's direction is 1
@@ -188,9 +177,9 @@ def test_l2_is_the_gradient_of_the_reported_penalty(tiny: Tiny) -> None:
     """With plain descent behind it instead of Adam, the chain's first part alone moves the weights."""
     h = tiny.hparams(l2=0.3)
     params = tiny.init(h).params
-    tx = tiny.make_tx(h)
+    tx = tiny.program.optimizer(h)
     zero = jax.tree.map(jnp.zeros_like, params)
     _, opt_state = tx.update(zero, tx.init(params), params)
-    gradient = jax.grad(lambda p: h.l2 * l2_penalty(p, (2,)))(params)  # Adam's first moment is (1 - b1) times it
+    gradient = jax.grad(lambda p: h.l2 * tiny.program.l2_sum(p))(params)  # Adam's first moment is (1 - b1) times it
     jax.tree.map(lambda m, g: np.testing.assert_allclose(m, 0.1 * g, rtol=1e-4), opt_state[1].mu, gradient)
     assert np.abs(gradient["dense_2"]["kernel"]).max() > 0.01

@@ -13,8 +13,10 @@ import pytest
 from conftest import TINY_FLAGS, Command
 
 import mnist_flax
-from mnist_flax import data, metrics, record
+from mnist_flax import metrics
 from mnist_flax.config import Config
+from mnist_flax.data import datasets
+from mnist_flax.process import versions
 
 
 def lines_of(path: Path) -> list[dict]:
@@ -67,7 +69,7 @@ def test_what_a_pipe_gets(command: Command, tmp_path: Path) -> None:
 
 def cache() -> str:
     """Where the prepared data of this test run lives."""
-    return str(data.default_data_dir().parents[1])
+    return str(datasets.default_data_dir().parents[1])
 
 
 def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
@@ -125,13 +127,13 @@ def test_evaluate_from_any_directory(command: Command, finished: Path, tmp_path:
     assert (result.returncode, report["step"], report["examples"]) == (0, 13, 50)
 
 
-def test_load_and_apply(finished: Path, dataset: data.Dataset) -> None:
+def test_load_and_apply(finished: Path, dataset: datasets.Dataset) -> None:
     model, variables = mnist_flax.load(finished)
     images, labels = dataset.read("test[:203]")
     want = lines_of(finished)[-1]["accuracy"]
     for form in (images, images[..., 0], images.reshape(203, 784), images / np.float32(255)):
         logits = np.asarray(model.apply(variables, np.asarray(form)))
-        assert logits.shape == (203, 10) and metrics.report(logits, labels)["accuracy"] == want
+        assert logits.shape == (203, 10) and metrics.evaluation_report(logits, labels)["accuracy"] == want
     assert all(isinstance(kernel, np.ndarray) for kernel in variables["params"]["dense_1"].values())
     _, earlier = mnist_flax.load(str(finished), step=13)
     assert not np.array_equal(earlier["params"]["dense_1"]["kernel"], variables["params"]["dense_1"]["kernel"])
@@ -177,7 +179,7 @@ def test_a_run_under_other_versions_says_so(command: Command, finished: Path, tm
     path = tmp_path / "exp"
     shutil.copytree(finished, path)
     config = (path / "config.json").read_text()
-    jax_version = record.versions()["jax"]
+    jax_version = versions.versions()["jax"]
     (path / "config.json").write_text(config.replace(f'"jax": "{jax_version}"', '"jax": "0.1.2"'))
     result = command("train", "--workdir", path, *TINY_FLAGS)
     assert result.returncode == 0

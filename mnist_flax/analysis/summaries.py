@@ -1,0 +1,102 @@
+"""What a sweep found: each configuration over its seeds, and the best of them.
+
+    summarize(rows)  # each configuration: n, mean, standard deviation, 95 % interval of the mean
+    choose(rows)     # {"": {"l2": 0.001, "dropout_rate": 0.2}}: for each method, the best on validation
+
+A row is one member, a line of results.jsonl. A configuration is a row's overrides without the seed, within its stage
+and method. A factor is an override, other than the seed, with more than one value in the selection stage.
+"""
+
+import json
+import math
+import statistics
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+STAGES = ("selection", "final")
+
+
+class Summary(NamedTuple):
+    """One configuration over its seeds. Accuracies from 0 to 1; members that diverged count in `diverged` only."""
+
+    stage: str
+    method: str
+    overrides: dict[str, Any]
+    n: int
+    diverged: int
+    mean: float | None
+    standard_deviation: float | None
+    low: float | None
+    high: float | None
+    seconds: float
+
+
+def configuration_key(stage: str, method: str, overrides: dict[str, Any]) -> tuple[str, str, str]:
+    """Name a configuration: the overrides as canonical JSON, whatever the seed."""
+    return stage, method, json.dumps(_without_seed(overrides), sort_keys=True)
+
+
+def by_configuration(rows: list[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """Group the rows by configuration, in the order in which these appear."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(configuration_key(row["stage"], row["method"], row["overrides"]), []).append(row)
+    return groups
+
+
+def summarize(rows: list[Row]) -> list[Summary]:
+    """Summarize every configuration: the selection stage first, the best first within a stage, ties as they appear."""
+    summaries = []
+    for (stage, method, _), group in by_configuration(rows).items():
+        values = [row["value"] for row in group if row["value"] is not None]
+        overrides, seconds = _without_seed(group[0]["overrides"]), math.fsum(row["seconds"] for row in group)
+        counts = len(values), len(group) - len(values)
+        summaries.append(Summary(stage, method, overrides, *counts, *spread(values), seconds))
+    return sorted(summaries, key=lambda s: (STAGES.index(s.stage), math.inf if s.mean is None else -s.mean))
+
+
+def spread(values: list[float]) -> tuple[float | None, float | None, float | None, float | None]:
+    """Return mean, standard deviation (n - 1) and the 95 % t interval of the mean; None where too few values tell."""
+    if len(values) < 2:
+        return (values[0] if values else None), None, None, None
+    mean, deviation = statistics.fmean(values), statistics.stdev(values)
+    half = half_width(deviation / math.sqrt(len(values)), len(values) - 1)
+    return mean, deviation, mean - half, mean + half
+
+
+def choose(rows: list[Row]) -> dict[str, dict[str, Any]]:
+    """Choose for each method the overrides with the highest mean of the selection stage; the first of equals.
+
+    A configuration of which any member diverged is not chosen; a method without any other is absent.
+    """
+    chosen: dict[str, dict[str, Any]] = {}
+    for s in summarize(rows):
+        if s.stage == "selection" and s.n and not s.diverged:
+            chosen.setdefault(s.method, s.overrides)
+    return chosen
+
+
+def factors(rows: list[Row]) -> dict[str, list[Any]]:
+    """Name the factors, each with its levels in order: None (the base's value), numbers by value, lists by length."""
+    selection = [row["overrides"] for row in rows if row["stage"] == "selection"]
+    names = dict.fromkeys(name for overrides in selection for name in _without_seed(overrides))
+    levels = {name: {json.dumps(o.get(name)): o.get(name) for o in selection}.values() for name in names}
+    return {name: sorted(values, key=_rank) for name, values in levels.items() if len(values) > 1}
+
+
+def half_width(standard_error: float, freedom: int) -> float:
+    """Half of a 95 % t interval with `freedom` degrees of freedom."""
+    from scipy.special import stdtrit  # late, as it takes a moment to import
+
+    return float(stdtrit(freedom, 0.975)) * standard_error
+
+
+def _without_seed(overrides: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in overrides.items() if name != "seed"}
+
+
+def _rank(level: Any) -> tuple[int, int, Any]:
+    """Order levels, whatever their kinds."""
+    if isinstance(level, list):
+        return 3, len(level), level
+    return (0 if level is None else 1 if isinstance(level, (int, float)) else 2), 0, level

@@ -1,0 +1,38 @@
+"""Batches as arrays of indices: every example once, padding marked by -1.
+
+epoch_batches(60_000, 128, seed=0, epoch=0)  # int32 [469, 128], -1 where the last batch is short
+eval_batches(10_000, 1000)  # int32 [10, 1000], in order
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Split(NamedTuple):
+    """The examples of a split."""
+
+    images: np.ndarray  # uint8 [N, H, W, C]
+    labels: np.ndarray  # int32 [N]
+
+
+def epoch_batches(num_examples: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of one epoch: every index once, a function of (seed, epoch) alone.
+
+    Returns:
+      int32 [S, B] with S = ceil(num_examples / B); the last batch is filled up with -1.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(num_examples)
+    return _in_batches(order, batch_size)
+
+
+def eval_batches(num_examples: int, batch_size: int) -> np.ndarray:
+    """Every index once, in order: int32 [S, B], the last batch filled up with -1."""
+    return _in_batches(np.arange(num_examples), min(batch_size, num_examples))
+
+
+def _in_batches(indices: np.ndarray, batch_size: int) -> np.ndarray:
+    steps = -(-len(indices) // batch_size)
+    padded = np.full(steps * batch_size, -1, np.int32)
+    padded[: len(indices)] = indices
+    return padded.reshape(steps, batch_size)

@@ -1,0 +1,144 @@
+"""Image-classification datasets by TFDS, without TensorFlow.
+
+    dataset = open_dataset("mnist", data_dir=default_data_dir())
+    train = dataset.read("train[:50000]")  # Split: images uint8 [N, 28, 28, 1], labels int32 [N]
+
+The first use prepares `mnist/3.0.1` as TFDS would, from the files in this package, with a decoded copy next to it.
+Every later use maps that copy into memory, and does not even import TFDS unless a split is more than one slice.
+"""
+
+import contextlib
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_flax.data import prepare, splits
+from mnist_flax.data.batches import Split
+from mnist_flax.data.decode import decode, find_prepared
+from mnist_flax.errors import InputError, first_line
+from mnist_flax.process import files
+from mnist_flax.process.terminal import Track, no_track
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A decoded dataset on disk."""
+
+    directory: str
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    examples: dict[str, int]
+    sha256: dict[str, str]
+
+    def read(self, split: str) -> Split:
+        """The examples of a TFDS split string, memory-mapped where it is one range.
+
+        Raises:
+          InputError: the dataset has no such split, or it is empty.
+        """
+        parts = [self._slice(name, start, stop) for name, start, stop in splits.ranges(split, self.examples)]
+        if len(parts) == 1:
+            images, labels = parts[0]  # still memory-mapped
+        else:
+            images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        if not (0 <= labels.min() and labels.max() < len(self.class_names)):
+            raise InputError(f"split={split!r} holds examples without a label; the splits are {self.examples}")
+        return Split(images, labels)
+
+    def _slice(self, name: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        paths = [Path(self.directory) / f"{name}-{what}.npy" for what in ("images", "labels")]
+        images, labels = (np.load(path, mmap_mode="r", allow_pickle=False)[start:stop] for path in paths)
+        return images, labels
+
+
+def cache_dir() -> Path:
+    """This package's directory in the user's cache, for what can be made again."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("mnist_flax")
+
+
+def default_data_dir() -> Path:
+    """This package's directory in the user's cache: what TFDS prepared for TensorFlow elsewhere is left alone."""
+    return cache_dir() / "data"
+
+
+def open_dataset(name: str, data_dir: Path, manual_dir: Path | None = None, track: Track = no_track) -> Dataset:
+    """Find the decoded copy of a dataset; prepare, download or repair what is missing (see `prepare`).
+
+    Raises:
+      InputError: there is no such dataset, its files are damaged, or they cannot be fetched or written.
+    """
+    is_idx = name in prepare.IDX_DATASETS
+    if is_idx and manual_dir:
+        prepare.check_sources(name, manual_dir)  # even where they are not needed any more
+    try:
+        if is_idx and (dataset := _read_decoded(prepare.prepared_dir(name, data_dir) / "decoded")):
+            return dataset
+        if is_idx and not prepare.is_prepared(name, data_dir):
+            prepare.check_sources(name, manual_dir)
+            with _lock(data_dir):
+                if not prepare.is_prepared(name, data_dir):
+                    prepare.prepare(name, data_dir, manual_dir, track)
+        builder = find_prepared(name, data_dir)
+        directory = Path(builder.data_path) / "decoded"
+        if dataset := _read_decoded(directory):
+            return dataset
+        with _lock(data_dir):
+            return _read_decoded(directory) or _dataset(directory, decode(name, builder, directory, track))
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"data_dir={str(data_dir)!r} cannot be used ({first_line(error)}); give another --data-dir"
+        ) from error
+
+
+def dataset_info(dataset: Dataset, train_split: str, eval_split: str, data_dir: Path) -> dict[str, Any]:
+    """What `config.json` records about a run's data."""
+    return {
+        "image_shape": list(dataset.image_shape),
+        "class_names": list(dataset.class_names),
+        "train_examples": len(dataset.read(train_split).labels),
+        "eval_examples": len(dataset.read(eval_split).labels),
+        "sha256": dataset.sha256,
+        "data_dir": str(data_dir),
+    }
+
+
+def find_decoded(name: str, data_dir: Path) -> Dataset | None:
+    """The decoded copy of a dataset if it is there and sound; writes nothing."""
+    if name in prepare.IDX_DATASETS:
+        return _read_decoded(prepare.prepared_dir(name, data_dir) / "decoded")
+    try:
+        return _read_decoded(Path(find_prepared(name, data_dir).data_path) / "decoded")
+    except (InputError, OSError):
+        return None
+
+
+def _lock(data_dir: Path) -> contextlib.AbstractContextManager[Any]:
+    """One process prepares at a time; the others wait and find the work done."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    return files.lock(data_dir / ".mnist_flax.lock")
+
+
+def _read_decoded(directory: Path) -> Dataset | None:
+    """The decoded copy, or None where it is missing or not what was written."""
+    try:
+        dataset = _dataset(directory, json.loads((directory / "spec.json").read_text()))
+        # 55 MB at 1.5 GB/s: cheap, and a flipped bit in the data must not go unnoticed.
+        for file, expected in dataset.sha256.items():
+            if hashlib.sha256((directory / file).read_bytes()).hexdigest() != expected:
+                return None
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+    return dataset
+
+
+def _dataset(directory: Path, spec: dict[str, Any]) -> Dataset:
+    height, width, channels = spec["image_shape"]
+    return Dataset(
+        str(directory), (height, width, channels), tuple(spec["class_names"]), spec["examples"], spec["sha256"]
+    )

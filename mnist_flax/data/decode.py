@@ -1,0 +1,148 @@
+"""Decode a dataset that TFDS has prepared, once, into .npy files that can be mapped into memory.
+
+decode("mnist", find_prepared("mnist", data_dir), directory, track)
+"""
+
+import hashlib
+import importlib
+import io
+import json
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import google_crc32c
+import numpy as np
+from PIL import UnidentifiedImageError
+
+from mnist_flax.errors import InputError
+from mnist_flax.process.files import replacing
+from mnist_flax.process.terminal import Track
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
+
+
+def find_prepared(name: str, data_dir: Path) -> Any:
+    """The TFDS builder of a dataset on disk, read from its files alone; raises `InputError` where there is none."""
+    from tensorflow_datasets.core import read_only_builder, registered
+
+    try:
+        return read_only_builder.builder_from_files(name, data_dir=data_dir)
+    except registered.DatasetNotFoundError:
+        raise InputError(
+            f"dataset={name!r} is not prepared in {data_dir}; give mnist, fashion_mnist, kmnist, "
+            "or the --data-dir where TFDS prepared it"
+        ) from None
+
+
+def decode(name: str, builder: Any, decoded: Path, track: Track) -> dict[str, Any]:
+    """Write every split as two .npy files and their description, then make them visible at once.
+
+    Only for the holder of the data directory.
+
+    Args:
+      name: of the dataset.
+      builder: from `find_prepared`.
+      decoded: the directory to write.
+      track: shows progress.
+
+    Returns:
+      The description, as in `spec.json`: image_shape, class_names, examples (a split) and sha256 (a file).
+
+    Raises:
+      InputError: it has no uint8 images of one size, or no labels.
+    """
+    shape, class_names = _features(name, builder)
+    examples = {split: int(info.num_examples) for split, info in builder.info.splits.items()}
+    with replacing(decoded) as scratch:
+        scratch.mkdir()
+        for split, count in examples.items():
+            images, labels = _read(builder, split, count, shape, track(range(count), f"decoding {name} {split}", count))
+            np.save(scratch / f"{split}-images.npy", images)
+            np.save(scratch / f"{split}-labels.npy", labels)
+        sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(scratch.glob("*.npy"))}
+        spec = {"image_shape": list(shape), "class_names": class_names, "examples": examples, "sha256": sums}
+        (scratch / "spec.json").write_text(json.dumps(spec, indent=1))
+    return spec
+
+
+def _features(name: str, builder: Any) -> tuple[tuple[int, ...], list[str]]:
+    """The shape of the images and the names of the classes; raises `InputError` for a dataset of another kind."""
+    import tensorflow_datasets as tfds
+
+    features: dict[str, Any] = dict(getattr(builder.info.features, "items", dict)())
+    image_feature, class_label = features.get("image"), features.get("label")
+    if (
+        not (isinstance(image_feature, tfds.features.Image) and isinstance(class_label, tfds.features.ClassLabel))
+        or image_feature.np_dtype != np.uint8
+        or None in (shape := cast(tuple[int, ...], image_feature.shape))
+        or shape[-1] not in _MODES
+    ):
+        found = ", ".join(f"{key} {type(feature).__name__}{feature.shape}" for key, feature in features.items())
+        raise InputError(
+            f"dataset={name!r} has {found}; it needs an `image` of one size in uint8 and a `label`: choose another"
+        )
+    return shape, class_label.names
+
+
+def _read(
+    builder: Any, split: str, count: int, shape: tuple[int, ...], positions: Iterable[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """All `count` images and labels of a split, in order."""
+    damaged = InputError(
+        f"{builder.data_path} is damaged: delete it, and it is prepared again (if TFDS made it, by TFDS)"
+    )
+    images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
+    try:
+        examples = _examples(builder, split)
+        for position in positions:
+            images[position], labels[position] = next(examples)
+        if next(examples, None) is not None:
+            raise damaged
+    except (RuntimeError, ValueError, IndexError, StopIteration, UnidentifiedImageError) as error:
+        raise damaged from error
+    return images, labels
+
+
+def _examples(builder: Any, split: str) -> Iterator[tuple[np.ndarray, int]]:
+    """Decode a split in order, from ArrayRecord or TFRecord files (TFDS reads the latter with TensorFlow only)."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+    from PIL import Image
+
+    # By name, since the attributes of a generated module are not known to a type checker.
+    generated: Any = importlib.import_module("tensorflow_datasets.proto")
+    parse = generated.tf_example_pb2.Example.FromString
+    shape = builder.info.features["image"].shape
+    mode = _MODES[shape[-1]]
+    files = [str(file) for file in builder.info.splits[split].filepaths]
+    if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+        source = ArrayRecordDataSource(files)
+        records = iter(source.__getitems__(range(len(source))))
+    else:
+        records = (record for file in files for record in _tfrecords(file))
+    for record in records:
+        # A third of the time of TFDS's own decoder, which is written for features of any kind.
+        feature = parse(record).features.feature
+        image = Image.open(io.BytesIO(feature["image"].bytes_list.value[0])).convert(mode)
+        yield np.asarray(image).reshape(shape), feature["label"].int64_list.value[0]
+
+
+def _tfrecords(file: str) -> Iterator[bytes]:
+    """The records of a TFRecord file: uint64 length, uint32 CRC of it, data, uint32 CRC of the data."""
+    with open(file, "rb") as stream:
+        while header := stream.read(12):
+            length, crc = struct.unpack("<QI", header)
+            if crc != masked_crc(header[:8]):
+                raise ValueError("a record's length is damaged")
+            record = stream.read(length)
+            if stream.read(4) != struct.pack("<I", masked_crc(record)):
+                raise ValueError("a record is damaged")
+            yield record
+
+
+def masked_crc(content: bytes) -> int:
+    """TFRecord's checksum: CRC-32C, rotated right by 15 bits, plus a constant."""
+    crc = google_crc32c.value(content)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

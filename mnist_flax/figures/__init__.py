@@ -1,0 +1,1 @@
+"""Figures of one run, as PNG: its data, how it learned, what it gets wrong."""

@@ -1,0 +1,85 @@
+"""The figures of an evaluation: what a network gets wrong, how sure it is, what its first layer looks at."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mnist_flax.figures.axes import COLORS, open_figure, open_grid, save
+from mnist_flax.figures.pictures import largest_units, mistakes, mosaic
+from mnist_flax.metrics import calibration, evaluation_report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def evaluation_figures(
+    directory: Path,
+    images: np.ndarray,
+    labels: np.ndarray,
+    logits: np.ndarray,
+    first_layer: np.ndarray,
+    names: list[str],
+) -> None:
+    """Write confusion.png, mistakes.png, reliability.png and weights.png.
+
+    Args:
+      directory: where to; made if it is missing.
+      images: uint8 [N, H, W, C].
+      labels: int [N].
+      logits: float [N, classes].
+      first_layer: float [units, H, W, C], the incoming weights of the first layer's units.
+      names: of the classes.
+    """
+    directory.mkdir(exist_ok=True)
+    matrix = np.asarray(evaluation_report(logits, labels)["confusion_matrix"])
+    save(confusion(matrix, names), directory / "confusion.png")
+    save(mistakes(images, labels, logits, names), directory / "mistakes.png")
+    save(reliability(logits, labels), directory / "reliability.png")
+    save(weights(first_layer), directory / "weights.png")
+
+
+def confusion(matrix: np.ndarray, names: list[str]) -> "Figure":
+    """Counts by truth and prediction; the shade is the share of the row, the diagonal left white."""
+    size = max(5.0, 0.5 * len(names) + 1)
+    figure, axis = open_figure("Confusion: how many of each class are taken for which", size, size)
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    np.fill_diagonal(share, 0)
+    axis.grid(visible=False)
+    axis.imshow(share, cmap="Greys", vmin=0, vmax=max(float(share.max()), 1e-9) * 1.6)
+    for row, column in np.argwhere(matrix):
+        weight = "bold" if row == column else "normal"
+        axis.text(column, row, f"{matrix[row, column]}", ha="center", va="center", size=8, weight=weight)
+    axis.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0)
+    axis.set_yticks(range(len(names)), names)
+    axis.set(xlabel="prediction", ylabel="truth")
+    return figure
+
+
+def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> "Figure":
+    """Accuracy against confidence in bins of equal width (Guo et al., ICML 2017, figure 1), and where they are."""
+    binned = calibration(logits, labels, bins)
+    title = f"Reliability: expected calibration error {binned.error():.4f}; points of 10 examples or more"
+    figure, axes = open_grid(title, 2, 1, 5, 5.6, [3, 1])
+    some, middle = binned.examples >= 10, (np.arange(bins) + 0.5) / bins
+    means = [sums[some] / binned.examples[some] for sums in (binned.confidence, binned.correct)]
+    axes[0].plot([0, 1], [0, 1], "--", color="0.5", label="as sure as it is right")
+    axes[0].plot(*means, "o-", color=COLORS[2], label="this network")
+    axes[0].set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
+    axes[0].legend(frameon=False, loc="lower right")
+    axes[1].bar(middle, binned.examples, 0.9 / bins, color=COLORS[2])
+    axes[1].set(xlabel="confidence: probability of the prediction", ylabel="examples", xlim=(0, 1), yscale="log")
+    for axis in axes:
+        axis.grid(color="0.9")
+        axis.set_axisbelow(True)
+    return figure
+
+
+def weights(first_layer: np.ndarray) -> "Figure":
+    """The incoming weights of the 64 first-layer units with the largest norm, each as an image on one scale."""
+    pictures, limit = largest_units(np.asarray(first_layer))
+    figure, axis = open_figure(f"Weights of {len(pictures)} of {len(first_layer)} first-layer units", 6.4, 7.1)
+    axis.set_axis_off()
+    shown = axis.imshow(mosaic(pictures, 8, np.nan), cmap="PuOr", vmin=-limit, vmax=limit)
+    figure.colorbar(shown, ax=axis, shrink=0.5, location="bottom", label="weight", aspect=40, pad=0.02)
+    return figure

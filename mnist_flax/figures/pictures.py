@@ -1,0 +1,82 @@
+"""Images in rows and columns: digits with captions, mistakes, and the first layer's weights.
+
+gallery("The first training images", images, ["5", "0", "4"], columns=3)  # a picture of Pillow's
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mnist_flax.metrics import softmax
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_GAP = 3  # pixels between pictures
+
+
+def digits(images: np.ndarray, labels: np.ndarray, names: list[str]) -> "Image":
+    """The first nine training images with their labels: the tutorial's first picture."""
+    return gallery("The first training images", images[:9], [names[label] for label in labels[:9]], 3)
+
+
+def mistakes(images: np.ndarray, labels: np.ndarray, logits: np.ndarray, names: list[str]) -> "Image":
+    """The 25 images that are most confidently wrong, with prediction, its probability, and truth."""
+    predicted, confidence = logits.argmax(axis=1), softmax(logits).max(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:25]
+    title = f"Most confidently wrong: {len(worst)} of {len(wrong)} mistakes among {len(labels):,}"
+    said = [f"{names[predicted[i]]} ({confidence[i]:.1%})\ntruth: {names[labels[i]]}" for i in worst]
+    return gallery(title, images[worst], said, 5)
+
+
+def largest_units(pictures: np.ndarray) -> tuple[np.ndarray, float]:
+    """The 64 units with the largest norm, and the end of a scale for them.
+
+    Args:
+      pictures: float [units, H, W, C], a unit's incoming weights.
+
+    Returns:
+      float [64, H, W], averaged over the channels, and the weight below which 99.5 % of their weights are.
+    """
+    flat = pictures.reshape(len(pictures), -1)
+    largest = np.argsort(-np.linalg.norm(flat, axis=1), kind="stable")[:64]
+    limit = float(np.percentile(np.abs(flat[largest]), 99.5))
+    return pictures[largest].mean(axis=-1), limit
+
+
+def mosaic(pictures: np.ndarray, columns: int, fill: float) -> np.ndarray:
+    """Pictures [N, H, W] side by side, row by row, in one [rows, columns]."""
+    n, height, width = pictures.shape
+    rows = -(-n // columns)
+    padded = np.full((rows * columns, height + _GAP, width + _GAP), fill, pictures.dtype)
+    padded[:n, :height, :width] = pictures
+    grid = padded.reshape(rows, columns, height + _GAP, width + _GAP).swapaxes(1, 2)
+    return grid.reshape(rows * (height + _GAP), columns * (width + _GAP))
+
+
+def gallery(title: str, images: np.ndarray, captions: list[str], columns: int) -> "Image":
+    """Images uint8 [N, H, W, C] with a line or two below each. By Pillow: matplotlib takes several times as long."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    side, gap, top = 140, 20, 60
+    lines = [line for caption in captions for line in caption.split("\n")]
+    sizes = (size for size in range(20, 8, -1) if _longest(lines, size) < side + gap)
+    font = ImageFont.load_default(next(sizes, 8))
+    height = side + 54 + gap
+    mode = "L" if images.shape[-1] == 1 else "RGB"
+    sheet = Image.new(mode, (gap + columns * (side + gap), top + -(-len(images) // columns) * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((sheet.width / 2, gap), title, "black", ImageFont.load_default(22 if columns > 3 else 20), anchor="ma")
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        x, y = gap + index % columns * (side + gap), top + index // columns * height
+        picture = Image.fromarray(image.squeeze()).resize((side, side), Image.Resampling.NEAREST)
+        sheet.paste(picture, (x, y))
+        draw.text((x + side / 2, y + side + 4), caption, "black", font, anchor="ma", align="center")
+    return sheet
+
+
+def _longest(lines: list[str], size: int) -> float:
+    from PIL import ImageFont
+
+    return max(map(ImageFont.load_default(size).getlength, lines), default=0)

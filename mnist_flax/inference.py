@@ -1,0 +1,93 @@
+"""Use a trained network: load a run, find its data, compute logits.
+
+model, variables = load("exp1")
+logits = model.apply(variables, images)
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from mnist_flax.data import datasets
+from mnist_flax.data.batches import eval_batches
+from mnist_flax.errors import InputError
+from mnist_flax.process import terminal
+from mnist_flax.workdir import run_info
+from mnist_flax.workdir.run_info import RunInfo
+
+if TYPE_CHECKING:
+    from mnist_flax.model import MLP
+
+
+class Network(NamedTuple):
+    """The network of a run at one of its steps."""
+
+    step: int
+    model: "MLP"
+    variables: dict[str, Any]
+    """params and batch_stats, numpy arrays."""
+
+
+def load(path: str | Path, step: str | int = "latest") -> "tuple[MLP, dict[str, Any]]":
+    """The network of a run, on whatever devices there are.
+
+    Args:
+      path: the run's workdir; relative and `~` paths work.
+      step: `latest`, `best` or a number of finished updates.
+
+    Returns:
+      The model and its variables (params and batch_stats, numpy arrays): `model.apply(variables, images)` gives logits.
+
+    Raises:
+      InputError: there is no such run or checkpoint.
+      RunError: the checkpoint is damaged.
+    """
+    workdir = Path(path).expanduser().absolute()
+    network = load_network(workdir, run_info.read(workdir), step)
+    return network.model, network.variables
+
+
+def load_network(workdir: Path, run: RunInfo, step: str | int) -> Network:
+    """As `load`, of an absolute path whose `config.json` has been read."""
+    step = int(step) if isinstance(step, str) and step.isdecimal() else step
+    if step not in ("latest", "best") and not isinstance(step, int):
+        raise InputError(f"step={step!r} is not a checkpoint; give latest, best or a number of finished steps")
+
+    from mnist_flax.state import inference_variables
+    from mnist_flax.workdir import resume
+
+    saved = resume.load(workdir, run, step, warn=terminal.warn)
+    assert saved.state is not None
+    return Network(saved.step, saved.program.model, inference_variables(saved.state))
+
+
+def find_dataset(run: RunInfo, data_dir: Path | None) -> datasets.Dataset:
+    """The very data that a run was trained on.
+
+    Args:
+      run: what `config.json` says.
+      data_dir: where prepared datasets live; None looks where the run found it, then in this package's directory.
+
+    Raises:
+      InputError: it is not there, or another than the run's.
+    """
+    name, info = run.config.dataset, run.data
+    # The directory that `config.json` names is only read: its author may be somebody else.
+    theirs = None if data_dir else datasets.find_decoded(name, Path(info["data_dir"]))
+    ours = (data_dir or datasets.default_data_dir()).expanduser().absolute()
+    dataset = theirs or datasets.open_dataset(name, ours, track=terminal.track)
+    if dataset.sha256 != info["sha256"]:
+        raise InputError(f"{dataset.directory} holds another {name} than the run's; give its --data-dir")
+    return dataset
+
+
+def logits_of(model: "MLP", variables: dict[str, Any], images: np.ndarray, batch_size: int) -> np.ndarray:
+    """Logits float32 [N, C] of uint8 or float images [N, ...], computed in batches of one compiled size."""
+    import jax
+
+    apply = jax.jit(model.apply)
+    variables = jax.device_put(variables)
+    batches = eval_batches(len(images), batch_size)
+    logits = np.concatenate([np.asarray(apply(variables, images[batch])) for batch in batches])
+    return logits[batches.ravel() >= 0]

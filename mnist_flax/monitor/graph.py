@@ -1,0 +1,54 @@
+"""The network as nodes and edges, as JAX sees it, for TensorBoard.
+
+nodes = training_graph(model, variables, image_shape)  # [("dense_1/dot_general", "dot_general", ["images", ...]), ...]
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend import core
+
+from mnist_flax.model import MLP
+from mnist_flax.monitor.messages import Node
+
+
+def training_graph(model: MLP, variables: dict[str, Any], image_shape: tuple[int, ...]) -> list[Node]:
+    """Nodes of a forward pass in training: the images, the parameters by their path, operations in their layer's group.
+
+    A batch of one size stands for all.
+    """
+
+    def apply(variables: dict[str, Any], images: Array) -> Array:
+        rngs = {"dropout": jax.random.key(0)}
+        logits, _ = model.apply(variables, images, dropout_rate=0.5, train=True, rngs=rngs, mutable=["batch_stats"])
+        return logits
+
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8)
+    closed = jax.make_jaxpr(apply)(variables, images)
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(variables)]
+    names = ["/".join(key.key for key in path[1:]) for path in paths] + ["images"]  # without the collection
+    nodes: list[Node] = [(name, "Parameter", []) for name in names[:-1]] + [("images", "Placeholder", [])]
+    made = dict(zip(closed.jaxpr.invars, names, strict=True))
+    counts: dict[str, int] = {}
+    root = type(model).__name__
+    for equation in closed.jaxpr.eqns:
+        op = _name_of(equation)
+        scope = "/".join(part for part in str(equation.source_info.name_stack).split("/") if part and part != root)
+        name = f"{scope}/{op}" if scope else op
+        counts[name] = counts.get(name, 0) + 1
+        name += f"_{counts[name]}" if counts[name] > 1 else ""
+        inputs = [made[var] for var in equation.invars if not isinstance(var, core.Literal) and var in made]
+        nodes.append((name, op, inputs))
+        made |= dict.fromkeys(equation.outvars, name)
+    outputs = [made[var] for var in closed.jaxpr.outvars if not isinstance(var, core.Literal)]
+    return [*nodes, ("logits", "Output", outputs)]
+
+
+def _name_of(equation: core.JaxprEqn) -> str:
+    """Of the operation; a function's own where it is one, or wraps one, as relu does."""
+    inner = equation.params.get("call_jaxpr")
+    if inner is not None and len(inner.eqns) == 1:
+        return _name_of(inner.eqns[0])
+    return str(equation.params.get("name", equation.primitive.name))

@@ -1,0 +1,136 @@
+"""Log a run as it goes: lines on the terminal, `metrics.jsonl`, and messages to the async writer.
+
+log = RunLog(workdir, config, program, history, writer)
+log.update(event, progress)  # a line an epoch on the terminal, two in `metrics.jsonl`; figures and TensorBoard files
+"""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.box import SIMPLE
+
+from mnist_flax.config import Config
+from mnist_flax.loop import Event, Plan
+from mnist_flax.monitor.async_writer import AsyncWriter
+from mnist_flax.monitor.messages import EpochDone, StepScalars
+from mnist_flax.process.files import append_line
+from mnist_flax.process.terminal import Progress, say
+from mnist_flax.program import Program
+from mnist_flax.state import inference_variables
+from mnist_flax.steps import GRADIENT_NORM_EVERY
+from mnist_flax.workdir import claim
+from mnist_flax.workdir.history import update_history
+from mnist_flax.workdir.run_info import RunInfo
+
+_EVERY = 2.0  # seconds between two messages within an epoch
+
+
+class RunLog:
+    """Keeps a run's history up to date, and reports it: terminal, `metrics.jsonl`, async writer."""
+
+    def __init__(
+        self, path: Path | None, config: Config, program: Program, history: dict[str, Any], writer: AsyncWriter
+    ) -> None:
+        """Write below `path`; None, in a process that does not lead, writes nothing."""
+        self.history, self._writer = history, writer
+        self._file, self._config, self._program = path and claim.metrics_file(path), config, program
+        self._unsent: list[dict[str, np.ndarray]] = []  # scalars by step
+        self._last, self._sent_at = 0, time.monotonic()
+
+    def update(self, event: Event, progress: Progress) -> None:
+        """Add a call; after an epoch's last one, write its two lines."""
+        name = f"epoch {event.epoch}/{self._config.epochs}"
+        so_far, lines = update_history(self.history, event, self._config, self._program)
+        progress.update(event.step, f"{name}  loss {so_far['loss']:.4f}  accuracy {so_far['accuracy']:.4f}")
+        self._unsent.append(self._scalars(event))
+        self._last = event.step
+        if lines or time.monotonic() - self._sent_at > _EVERY:  # a message wakes a process: not at every call
+            self._send_steps()
+        if not lines:
+            return
+        params = jax.tree.map(np.array, inference_variables(event.state)["params"])  # a copy: the next step donates it
+        first_layer = self._program.model.first_layer_pictures(params, self._program.image_shape)
+        self._writer.send(EpochDone(lines, params, first_layer, event.logits))
+        if self._file:
+            for line in lines:
+                append_line(self._file, line)
+        train, score = lines
+        progress.say(
+            f"{name} {train['seconds']:6.1f} s   train: loss {train['loss']:.4f}, accuracy {train['accuracy']:.2%}"
+            f"   {self._config.eval_split}: loss {score['loss']:.4f}, accuracy {score['accuracy']:.2%}"
+        )
+
+    def flush(self) -> None:
+        """Return when everything is out of this process, which may be killed: before a checkpoint says it is done."""
+        self._send_steps()
+        self._writer.flush()
+
+    def _send_steps(self) -> None:
+        if self._unsent:
+            joined = {name: np.concatenate([each[name] for each in self._unsent]) for name in self._unsent[0]}
+            self._writer.send(StepScalars(self._last, joined))
+        self._unsent, self._sent_at = [], time.monotonic()
+
+    def _scalars(self, event: Event) -> dict[str, np.ndarray]:
+        """Of every step of a call, [K] each; NaN where nothing was measured."""
+        sums = {name: np.asarray(leaf) for name, leaf in event.metrics._asdict().items()}
+        examples, steps = sums["examples"], len(sums["examples"])
+        cross_entropy, penalty = sums["cross_entropy"] / examples, sums["l2_penalty"] / examples
+        before = np.arange(event.step - steps, event.step)  # finished updates before each
+        learning_rate = self._config.hparams.learning_rate * self._program.schedule_factor(before)
+        measured = before % GRADIENT_NORM_EVERY == 0
+        return {
+            "loss": cross_entropy + penalty,
+            "cross_entropy": cross_entropy,
+            "l2_penalty": penalty,
+            "accuracy": sums["correct"] / examples,
+            "gradient_norm": np.where(measured, sums["gradient_norm"], np.nan),
+            "learning_rate": learning_rate,
+        }
+
+    def result(self) -> str:
+        """The last evaluation's accuracy, with its counts, as a sentence."""
+        last = self.history["history"][-1]
+        right = round(last["accuracy"] * last["examples"])
+        return (
+            f"{self._config.eval_split} accuracy: {right:,} of {last['examples']:,} ({last['accuracy']:.2%}) "
+            f"after {_count(last['epoch'], 'epoch')}."
+        )
+
+
+def print_run_summary(run: RunInfo, program: Program, plan: Plan, start: int) -> None:
+    """Say what is going to be trained, on what."""
+    config, data = run.config, run.data
+    width = shutil.get_terminal_size((100, 24)).columns
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    style = {"box": SIMPLE, "padding": (0, 1, 0, 0)}  # narrow, so that shapes are whole on 80 columns
+    summary_of = nn.tabulate(
+        program.model,
+        rngs,
+        console_kwargs={"force_terminal": False, "width": width},
+        table_kwargs=style,
+        column_kwargs={"overflow": "fold"},
+    )
+    images = jnp.zeros((config.batch_size, *program.image_shape), jnp.uint8)
+    say(summary_of(images, dropout_rate=config.hparams.dropout_rate, train=True).strip())
+    shape = " x ".join(map(str, program.image_shape))
+    say(
+        f"{config.dataset}: {data['train_examples']:,} training images ({config.train_split}), "
+        f"{data['eval_examples']:,} for evaluation ({config.eval_split}), uint8 {shape}, {program.num_classes} classes"
+    )
+    devices = jax.devices()
+    resumed = f"; resumed at step {start:,}" if start else ""
+    say(
+        f"{_count(config.epochs, 'epoch')} of {_count(plan.steps_per_epoch, 'step')} of {config.batch_size} "
+        f"on {_count(len(devices), f'{devices[0].platform} device')}{resumed}"
+    )
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

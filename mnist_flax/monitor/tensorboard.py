@@ -1,0 +1,160 @@
+"""Write the event files that TensorBoard reads, without TensorFlow.
+
+    writer = TensorBoardWriter(directory, start=0)
+    writer.describe(config, graph)  # text and the graph
+    writer.hyperparameters(flatten(config))
+    writer.steps(values, last=67)  # scalars of training, step by step
+    writer.scores(line)  # scalars of an epoch
+    writer.parameters(params, step)  # histograms and norms
+    writer.first_layer(weights, step)  # an image
+    writer.close()
+
+Two runs, `train` and `eval`, so that TensorBoard draws both in one chart; `eval` also holds what belongs to neither. A
+later `start` hides what an earlier process wrote after it.
+"""
+
+import importlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+
+from mnist_flax.config import Config, to_json
+from mnist_flax.figures.pictures import largest_units, mosaic
+from mnist_flax.monitor.messages import Node
+from mnist_flax.process.files import replacing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# protobuf makes their classes as they are imported, so that no type checker sees them
+event_pb2, graph_pb2, node_def_pb2, summary_pb2 = (
+    cast(Any, importlib.import_module(f"tensorboardX.proto.{name}_pb2"))
+    for name in ("event", "graph", "node_def", "summary")
+)
+
+_SCORES = ("loss", "cross_entropy", "l2_penalty", "accuracy")
+
+
+class TensorBoardWriter:
+    """The event files of one run in one process."""
+
+    def __init__(self, directory: Path, start: int) -> None:
+        """Open new files in `directory`/train and /eval; events of steps above `start` in older files count no more."""
+        self._writers = {}
+        for name in ("train", "eval"):
+            (directory / name).mkdir(parents=True, exist_ok=True)
+            # The process is in the name: two writers in one second must not share a file.
+            self._writers[name] = EventsWriter(str(directory / name / "events"), f".{os.getpid()}")
+            log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(name, event_pb2.Event(step=start + 1 if start else 0, session_log=log))
+
+    def describe(self, config: Config, graph: list[Node]) -> None:
+        """The config as text, and the network as a graph."""
+        self._add("eval", summary.text("config", f"```\n{json.dumps(to_json(config), indent=2)}\n```"), 0)
+        nodes = [node_def_pb2.NodeDef(name=name, op=op, input=inputs) for name, op, inputs in graph]
+        self._write("eval", event_pb2.Event(graph_def=graph_pb2.GraphDef(node=nodes).SerializeToString()))
+
+    def hyperparameters(self, values: dict[str, Any]) -> None:
+        """The settings by which TensorBoard compares this run with others."""
+        plain = {name: v if isinstance(v, (int, float, str)) else str(list(v)) for name, v in values.items()}
+        experiment, session, self._end = summary.hparams(plain, dict.fromkeys(_SCORES, 0.0))
+        self._add("eval", experiment, 0)
+        self._add("eval", session, 0)
+
+    def steps(self, values: dict[str, np.ndarray], last: int) -> None:
+        """Scalars of the training steps up to `last`, by tag: float [K]; NaN is none."""
+        first = last + 1 - len(next(iter(values.values())))
+        for k, row in enumerate(zip(*values.values(), strict=True)):
+            known = {tag: value for tag, value in zip(values, row, strict=True) if not np.isnan(value)}
+            self._add("train", _scalars(known), first + k)
+
+    def scores(self, line: dict[str, Any]) -> None:
+        """The scalars of a line of `metrics.jsonl`."""
+        self._add(line["split"], _scalars({name: line[name] for name in _SCORES}), line["step"])
+
+    def parameters(self, params: Any, step: int) -> None:
+        """Histograms and norms of all parameters."""
+        for layer, leaves in params.items():
+            for name, leaf in leaves.items():
+                self._add("eval", _histogram(f"{layer}/{name}", leaf.ravel()), step)
+                self._add("eval", _scalars({f"norm/{layer}/{name}": float(np.linalg.norm(leaf))}), step)
+
+    def first_layer(self, weights: np.ndarray, step: int) -> None:
+        """The first layer's weights, float [units, H, W, C], as an image."""
+        pictures, limit = largest_units(weights)
+        image = summary.image("first_layer", _colored(mosaic(pictures / limit, 8, 0)), dataformats="HWC")
+        self._add("eval", image, step)
+
+    def picture(self, tag: str, picture: "Image", step: int) -> None:
+        """A picture of Pillow's."""
+        self._add(
+            "eval", summary.image(tag, np.asarray(picture), dataformats="HW" if picture.mode == "L" else "HWC"), step
+        )
+
+    def finish(self) -> None:
+        """Mark the run as finished, for the table of hyperparameters."""
+        self._add("eval", self._end, 0)
+
+    def flush(self) -> None:
+        """See everything on the disk."""
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        """Flush and end."""
+        for writer in self._writers.values():
+            writer.close()
+
+    def _add(self, name: str, what: Any, step: int) -> None:
+        self._write(name, event_pb2.Event(step=step, summary=what))
+
+    def _write(self, name: str, event: Any) -> None:
+        event.wall_time = time.time()
+        self._writers[name].write_event(event)
+
+
+def write_members(directory: Path, rows: list[dict[str, Any]]) -> None:
+    """Event files of a sweep's finished members, from the rows of results.jsonl, so that TensorBoard compares them.
+
+    Each member has its own directory, written by one rename; those that are there are left alone.
+    """
+    for row in rows:
+        target = directory / f"{row['stage']}-{row['member']:04d}"
+        if target.exists():
+            continue
+        method = {"method": row["method"]} if row["method"] else {}
+        with replacing(target) as scratch:
+            writer = TensorBoardWriter(scratch, start=0)
+            writer.hyperparameters({"stage": row["stage"]} | method | row["overrides"])
+            for line in row["history"]:
+                writer.scores(line)
+            writer.finish()
+            writer.close()
+
+
+def _scalars(values: dict[str, float]) -> Any:
+    return summary_pb2.Summary(
+        value=[summary_pb2.Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()]
+    )
+
+
+def _histogram(tag: str, values: np.ndarray, bins: int = 64) -> Any:
+    """Of float32 [N], in equal bins. numpy's own is exact at their edges, and takes three times as long."""
+    low, high = float(values.min()), float(values.max())
+    width = (high - low) / bins or 1.0
+    which = np.minimum(((values - values.min()) * np.float32(1 / width)).astype(np.int32), bins - 1)
+    moments = float(values.sum(dtype=np.float64)), float(values @ values)
+    limits = low + width * np.arange(1, bins + 1)
+    return summary.histogram_raw(tag, low, high, len(values), *moments, limits, np.bincount(which, minlength=bins))
+
+
+def _colored(weights: np.ndarray) -> np.ndarray:
+    """From -1, orange, by way of 0, white, to 1, blue: uint8 [..., 3]; the ends as dark as each other."""
+    ends = np.where(weights[..., None] < 0, (179, 88, 6), (45, 76, 160))
+    return np.round(255 + np.minimum(np.abs(weights), 1)[..., None] * (ends - 255)).astype(np.uint8)

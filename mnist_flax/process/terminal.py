@@ -1,0 +1,80 @@
+"""What a person sees at the terminal: lines, warnings, progress.
+
+say("written to exp1")
+for item in track(items, "decoding mnist", total=70_000):
+    ...
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
+"""Shows progress: takes an iterable, what is done and how many there are, and gives the iterable."""
+
+
+def say(text: str = "") -> None:
+    """Print a line now, also into a pipe."""
+    print(text, flush=True)
+
+
+def mute() -> None:
+    """Say nothing more: another process speaks for all. Warnings and errors are still told."""
+    sys.stdout = open(os.devnull, "w")
+
+
+def warn(text: str) -> None:
+    """Print a line on stderr."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
+    """Show progress on a terminal; into a pipe, say once what is being done."""
+    if not sys.stdout.isatty():
+        say(f"{description} ({total:,})")
+        yield from items
+        return
+    from rich.progress import track as rich_track
+
+    yield from rich_track(items, description, total)
+
+
+def no_track(items: Iterable[Any], description: str, total: int) -> Iterable[Any]:
+    """Show no progress."""
+    return items
+
+
+class Progress:
+    """A bar over the steps of a run, with their loss and accuracy; nothing where stdout is not a terminal."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._bar = None
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Bar(*columns, transient=True)
+            self._task = self._bar.add_task("compiling", total=total, completed=done)
+
+    def __enter__(self) -> "Progress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, step: int, text: str) -> None:
+        """Move the bar to `step`."""
+        if self._bar:
+            self._bar.update(self._task, completed=step, description=text)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self._bar:
+            self._bar.console.print(text, highlight=False)
+        else:
+            say(text)

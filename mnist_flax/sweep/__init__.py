@@ -1,0 +1,1 @@
+"""Train every member of an experiment: `python -m mnist_flax.sweep experiments/regularization.py --workdir DIR`."""

@@ -1,0 +1,72 @@
+"""A sweep's directory: `sweep.json` says which sweep it is, and every process of it may use it at once.
+
+check(directory, identity)  # before anything is written
+create(directory, identity)
+with locked(directory):  # one process at a time
+    ...
+"""
+
+import contextlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from mnist_flax.errors import InputError
+from mnist_flax.process import files
+
+_SWEEP, _LOCK = "sweep.json", ".sweep.lock"
+
+
+def check(directory: Path, identity: dict[str, Any]) -> None:
+    """Raise `InputError` unless a directory is new, empty, or of the sweep of this `identity`, in JSON values."""
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"workdir={str(directory)!r} is not a directory; give another --workdir")
+    ours = {_LOCK, files.scratch_of(directory / _SWEEP).name, f".{_SWEEP}.tmp"}
+    if not directory.exists() or not {entry.name for entry in directory.iterdir()} - ours:
+        return
+    try:
+        recorded = json.loads((directory / _SWEEP).read_text())
+        differing = [name for name, value in identity.items() if recorded.get(name) != value]
+    except (OSError, ValueError, AttributeError):
+        raise InputError(
+            f"workdir={str(directory)!r} is not a sweep (it has no sound {_SWEEP}); give another --workdir"
+        ) from None
+    if differing:
+        raise InputError(
+            f"workdir={str(directory)!r} is a sweep with another {', '.join(differing)}; give the same as before, "
+            "or another --workdir"
+        )
+
+
+def create(directory: Path, identity: dict[str, Any]) -> None:
+    """Make the directory of a sweep, or join it.
+
+    Raises:
+      InputError: it is another's, or cannot be written.
+    """
+    is_new = not directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with locked(directory):
+            check(directory, identity)  # another process may have begun one here
+            if not (directory / _SWEEP).exists():
+                files.write_text(directory / _SWEEP, json.dumps(identity, indent=2) + "\n")
+    except OSError as error:
+        if is_new:
+            with contextlib.suppress(OSError):
+                (directory / _LOCK).unlink(missing_ok=True)
+                directory.rmdir()
+        raise InputError(
+            f"workdir={str(directory)!r} cannot be written ({error.strerror}); give another --workdir"
+        ) from None
+
+
+def locked(directory: Path) -> contextlib.AbstractContextManager[Any]:
+    """Wait until no other process is in here."""
+    return files.lock(directory / _LOCK)
+
+
+def without_password(url: str) -> str:
+    """A database's URL as it may be shown and written down."""
+    return re.sub("(//[^:/@]*):[^@]*@", r"\1:***@", url)

@@ -1,0 +1,145 @@
+"""An experiment: its base config, its members or its search space, and how the chosen ones are tested.
+
+experiment.config({"l2": 0.0}), experiment.final_config({"l2": 0.0})
+experiment.check_no_leakage({"train": 60000, "test": 10000})
+"""
+
+import ast
+import contextlib
+import itertools
+import traceback
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnist_flax.config import Config
+from mnist_flax.data import splits
+from mnist_flax.errors import InputError
+from mnist_flax.settings import settings_of
+from mnist_flax.sweep.overrides import Overrides, override, to_plain
+
+if TYPE_CHECKING:
+    import optuna
+
+SHARED_SETTINGS = frozenset(name for name, setting in settings_of(Config).items() if setting.shared)
+_FIRST_FINAL_SEED = 1000  # far from those that an experiment counts from 0, so none has been used
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a file says."""
+
+    path: Path
+    question: str
+    """The first line of its docstring."""
+    base: Config
+    grid: tuple[Overrides, ...]
+    """The members of a `sweep()`; empty for a search."""
+    search: "Callable[[optuna.Trial], Overrides] | None"
+    trials: int
+    """Members of the selection stage."""
+    final: Overrides
+    final_seeds: int
+    method: Callable[[Overrides], str]
+
+    def config(self, overrides: Overrides) -> Config:
+        """The config of a member.
+
+        Raises:
+          InputError: an override is unknown or wrong; names the field, the value and the remedy.
+        """
+        return override(self.base, overrides, fixed=SHARED_SETTINGS | ({"train_split"} if self.search else set()))
+
+    def check(self, overrides: Overrides) -> None:
+        """Raise `InputError` unless a member's overrides are right for both stages, and `method` gives it a text."""
+        self.config(overrides)
+        if self.final_seeds:
+            self.final_config(overrides)
+        label = self.method(to_plain(overrides))
+        if not isinstance(label, str):
+            raise InputError(f"method({to_plain(overrides)}) must be a string, not {label!r:.40}")
+
+    def final_config(self, overrides: Overrides) -> Config:
+        """The config of a member of the final stage: `FINAL` on top."""
+        config = self.config(overrides)
+        if "seed" in self.final:
+            raise InputError("FINAL cannot set seed: its seeds are fresh ones, and FINAL_SEEDS says how many")
+        if both := sorted(self.final.keys() & overrides.keys()):
+            raise InputError(
+                f"FINAL cannot set {', '.join(both)}, in which members differ; leave it to sweep or search"
+            )
+        return override(config, self.final, fixed=frozenset({"dataset"}))
+
+    def configs(self) -> list[Config]:
+        """A config for each pair of splits that members of both stages use."""
+        members = self.grid or ({},)
+        stages = (self.config, self.final_config) if self.final_seeds else (self.config,)
+        configs = [each(overrides) for each in stages for overrides in members]
+        return list({(config.train_split, config.eval_split): config for config in configs}.values())
+
+    def source(self) -> str:
+        """What of the file must not change while a search is under way; a `sweep()` may grow."""
+        functions = [node for node in ast.parse(self.path.read_text()).body if isinstance(node, ast.FunctionDef)]
+        return "".join(ast.unparse(node) for node in functions if node.name == "search")
+
+    def check_no_leakage(self, examples: dict[str, int]) -> None:
+        """Raise `InputError` where members would be selected, or tested, on examples that they had seen.
+
+        Args:
+          examples: how many each of the dataset's splits has.
+        """
+        remedy = "such as train_split='train[:50000]', eval_split='train[50000:]'"
+        for config in self.configs():
+            if splits.overlap(config.train_split, config.eval_split, examples):
+                text = f"eval_split={config.eval_split!r} shares examples with train_split={config.train_split!r}"
+                raise InputError(f"{self.path}: {text}; split one off the other, {remedy}")
+        if not self.final_seeds:
+            return
+        test = self.final_config({}).eval_split
+        for split in sorted({self.config(each).train_split for each in self.grid or ({},)} | {self.base.eval_split}):
+            if splits.overlap(split, test, examples):
+                text = f"split={split!r} of the selection shares examples with the test's, {test!r}"
+                raise InputError(f"{self.path}: {text}; select on a validation split, {remedy}")
+
+    def fresh_seeds(self, used: Collection[int]) -> list[int]:
+        """The seeds of the final stage: none of those `used` before."""
+        unused = (seed for seed in itertools.count(_FIRST_FINAL_SEED) if seed not in used)
+        return list(itertools.islice(unused, self.final_seeds))
+
+
+def sample(experiment: Experiment, trial: "optuna.Trial") -> Overrides:
+    """The checked overrides of one trial of a search.
+
+    Raises:
+      InputError: one is wrong; names the file and the line.
+    """
+    assert experiment.search
+    with located(experiment.path):
+        overrides = experiment.search(trial)
+        try:
+            experiment.check(overrides)
+        except InputError as error:
+            first = experiment.search.__code__.co_firstlineno
+            lines = experiment.path.read_text().splitlines()
+            names = overrides if isinstance(overrides, dict) else {}
+            wrong = [f'"{name}"' for name in names if str(name) in str(error)]
+            named = [n for n in range(first, len(lines) + 1) if any(name in lines[n - 1] for name in wrong)]
+            raise InputError(f"{experiment.path}:{(named or [first])[0]}: {error}") from None
+    return to_plain(overrides)
+
+
+@contextlib.contextmanager
+def located(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in a file into one line with the file's name and line."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise InputError(f"{error.filename or path}:{error.lineno}: {error.msg}") from error
+    except (Exception, SystemExit) as error:
+        if isinstance(error, InputError) and str(error).startswith(str(path)):
+            raise
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}:{frames[-1].lineno}" if frames else f"{path}"
+        what = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        raise InputError(f"{where}: {what}{error}") from error

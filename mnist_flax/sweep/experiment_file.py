@@ -1,0 +1,113 @@
+"""Read an experiment file, which is data: a base config, and the members to train or a space to search.
+
+    BASE = Config(epochs=20, train_split="train[:50000]", eval_split="train[50000:]")
+
+    def sweep():  # a grid, or any generator of overrides
+        for l2 in (0.0, 1e-3):
+            for seed in range(10):
+                yield {"l2": l2, "seed": seed}
+
+    TRIALS = 128
+
+    def search(trial):  # or, instead of `sweep`, a space for Optuna to sample
+        return {"l2": trial.suggest_float("l2", 1e-6, 1e-2, log=True)}
+
+    experiment = load(Path("experiments/regularization.py"))
+
+Optional: `FINAL_SEEDS`, how many fresh seeds the chosen configuration is tested with (10; 0: none); `FINAL`, overrides
+for that (all of train, evaluated on test); `method(overrides) -> str`, a label: the best of each is chosen.
+"""
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mnist_flax.config import Config, flatten
+from mnist_flax.errors import InputError
+from mnist_flax.sweep.experiment import SHARED_SETTINGS, Experiment, located, sample
+from mnist_flax.sweep.overrides import Overrides, override, overrides_key, to_plain
+
+
+def load(path: Path, trials: int | None = None) -> Experiment:
+    """Run an experiment file and check everything in it.
+
+    Args:
+      path: the file.
+      trials: overrides the `TRIALS` of a search.
+
+    Raises:
+      InputError: it cannot be read or run, or an override is wrong: names the file and the line.
+    """
+    try:
+        path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"experiment={str(path)!r} cannot be read ({reason}); give an experiment file") from None
+    with located(path):
+        names = runpy.run_path(str(path))
+    base = names.get("BASE")
+    if not isinstance(base, Config):
+        raise InputError(f"{path} must define BASE = Config(...), not {base!r:.40}")
+    found = [name for name in ("sweep", "search") if callable(names.get(name))]
+    if len(found) != 1:
+        raise InputError(f"{path} must define one of sweep() and search(trial); it has {' and '.join(found) or 'none'}")
+    grid = _grid(path, base, names["sweep"]) if found == ["sweep"] else ()
+    if grid and trials:
+        raise InputError(f"trials={trials} is for a search; {path} lists its {len(grid)} members in sweep()")
+    experiment = Experiment(
+        path=path,
+        question=(names["__doc__"] or path.stem).strip().split("\n")[0],
+        base=base,
+        grid=grid,
+        search=names["search"] if found == ["search"] else None,
+        trials=len(grid) or trials or _whole(path, names, "TRIALS", 1),
+        final=names.get("FINAL", {"train_split": "train", "eval_split": "test"}),
+        final_seeds=_whole(path, names, "FINAL_SEEDS", 0) if "FINAL_SEEDS" in names else 10,
+        method=names.get("method", lambda overrides: ""),
+    )
+    with located(path):
+        for overrides in grid or ({},):
+            experiment.check(overrides)
+    if experiment.search:
+        _try_search(experiment)
+    return experiment
+
+
+def _grid(path: Path, base: Config, sweep: Callable[[], Any]) -> tuple[Overrides, ...]:
+    """Every member of `sweep()`, checked, with the line that yielded it in the message."""
+    members: dict[str, Overrides] = {}
+    with located(path):
+        generator = iter(sweep())
+        line = sweep.__code__.co_firstlineno
+        for overrides in generator:
+            if frame := getattr(generator, "gi_frame", None):
+                line = frame.f_lineno
+            try:
+                values = flatten(override(base, overrides, fixed=SHARED_SETTINGS))
+                member = to_plain({name: values[name] for name in overrides})  # 0 and 0.0 are one
+                if overrides_key(member) in members:
+                    raise InputError(f"{overrides} is there twice; give each member another seed")
+            except InputError as error:
+                raise InputError(f"{path}:{line}: {error}") from None
+            members[overrides_key(member)] = member
+    if not members:
+        raise InputError(f"{path}:{line}: sweep() yields no member")
+    return tuple(members.values())
+
+
+def _try_search(experiment: Experiment) -> None:
+    """Sample the space in memory, so that what is wrong with it is said before anything trains."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        sample(experiment, study.ask())
+
+
+def _whole(path: Path, names: dict[str, Any], name: str, low: int) -> int:
+    value = names.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise InputError(f"{path}: {name}={value!r} must be a whole number from {low}")
+    return value

@@ -1,0 +1,131 @@
+"""The members of a population: each a run with its own directory, as if `mnist_flax.train` had made it alone.
+
+members = [open_member(path, run_info, warn) for ...]  # at their latest checkpoints, or before their first steps
+for event in train(members, train_split, eval_split, needs_state):
+    ...  # every call ends in an event, as in `loop`; its metrics' leaves are [P, K]
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mnist_flax import loop, placement
+from mnist_flax.compiled import population_driver
+from mnist_flax.config import Config
+from mnist_flax.data.batches import Split
+from mnist_flax.data.datasets import Dataset
+from mnist_flax.errors import RunError
+from mnist_flax.process.files import write_lines
+from mnist_flax.program import Program, make_program
+from mnist_flax.state import as_arrays, init_state
+from mnist_flax.workdir import checkpoint, claim
+from mnist_flax.workdir.history import new_history, update_history
+from mnist_flax.workdir.resume import Saved, resume
+from mnist_flax.workdir.run_info import RunInfo
+
+_SAVE_SECONDS = 60.0  # what a killed worker can lose, besides the running epoch
+
+
+@dataclass(eq=False)
+class Member:
+    """One run of a population."""
+
+    path: Path
+    run: RunInfo
+    program: Program
+    """Of all members of its population."""
+    history: dict[str, Any]
+    """As in the run's checkpoints."""
+    start: int
+    """Finished updates."""
+    state: Any
+    """numpy arrays; None before the first step."""
+    diverged_at: int | None = None
+    """The first step whose numbers were not finite; from there on nothing of it is recorded or saved."""
+
+
+def open_member(path: Path, run: RunInfo, warn: Callable[[str], None]) -> Member:
+    """A member at its latest checkpoint, or before its first step. Its directory must be claimed."""
+    try:
+        saved = resume(path, run, warn=warn, set_aside=True)
+    except RunError as error:  # a sweep can make it again
+        warn(f"{error}; this member starts again from scratch")
+        saved = Saved(make_program(run.config, run.data), 0, None, new_history(run))
+    return Member(path, run, saved.program, saved.history, saved.step, saved.state)
+
+
+def largest(config: Config, dataset: Dataset) -> int:
+    """How many members fit into half of the memory.
+
+    A member takes its state (weights and Adam's two moments) about three times: as it is, as it is updated, and on the
+    way to a checkpoint; and the activations of a batch. Each device holds the data.
+    """
+    info = {"image_shape": dataset.image_shape, "class_names": dataset.class_names, "train_examples": 1}
+    init = functools.partial(init_state, program=make_program(config, info))
+    state = jax.eval_shape(init, as_arrays(config.hparams))
+    size = 3 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    size += 16 * config.batch_size * (sum(config.widths) + int(np.prod(dataset.image_shape)))
+    data_size = sum(dataset.read(split).images.nbytes for split in (config.train_split, config.eval_split))
+    return max(1, (placement.memory() // 2 - jax.device_count() * data_size) // size)
+
+
+def train(
+    members: list[Member], train_split: Split, eval_split: Split, needs_state: Callable[[], bool]
+) -> Iterator[loop.Event]:
+    """Train members of one program and one start to the end; the events, and `needs_state`, are those of `loop.fit`.
+
+    Their `history` and `diverged_at` are kept up to date. They are saved at the end of an epoch if a minute has passed
+    since the last save; after the last event, or when stopping earlier, the caller saves.
+    """
+    start, program = members[0].start, members[0].program
+    configs = [member.run.config for member in members]
+    plan = loop.make_plan(configs[0], len(train_split.labels))
+    driver = population_driver(configs, program, train_split, eval_split)
+    state = driver.place([member.state for member in members]) if start else driver.init()
+    saved = time.monotonic()
+    for event in loop.fit(driver, state, start=start, plan=plan, needs_state=needs_state):
+        _update(members, event)
+        if event.evaluation and event.step < plan.total_steps and time.monotonic() - saved > _SAVE_SECONDS:
+            save(members, members, event)
+            saved = time.monotonic()
+        yield event
+
+
+def save(chosen: list[Member], members: list[Member], event: loop.Event) -> None:
+    """Save the `chosen` of a population's members as ordinary runs, except those that diverged."""
+    state = jax.device_get(event.state)
+    for index, member in enumerate(members):
+        if member in chosen and member.diverged_at is None:
+            alone = jax.tree.map(lambda leaf, index=index: np.asarray(leaf[index]), state)
+            directory, keep = claim.checkpoints_dir(member.path), member.run.config.keep
+            checkpoint.save(directory, event.step, alone, member.history, keep=keep)
+            claim.mark_saved(member.path)
+            write_lines(claim.metrics_file(member.path), member.history["history"])
+
+
+def _update(members: list[Member], event: loop.Event) -> None:
+    """Add an event to each member's history, each with its share of the time."""
+    finite = np.all([np.isfinite(leaf) for leaf in event.metrics], axis=0)  # [P, K]
+    scored = np.all([np.isfinite(leaf) for leaf in event.evaluation], axis=(0, 2)) if event.evaluation else None  # [P]
+    for index, member in enumerate(members):
+        if member.diverged_at is not None:
+            continue
+        if not finite[index].all():
+            member.diverged_at = event.step - finite.shape[1] + int(finite[index].argmin()) + 1
+        elif scored is not None and not scored[index]:
+            member.diverged_at = event.step
+        else:
+            of_member = functools.partial(jax.tree.map, lambda leaf, index=index: leaf[index])
+            alone = event._replace(
+                metrics=of_member(event.metrics),
+                evaluation=of_member(event.evaluation),
+                seconds=event.seconds / len(members),
+                evaluation_seconds=event.evaluation_seconds / len(members),
+            )
+            update_history(member.history, alone, member.run.config, member.program)

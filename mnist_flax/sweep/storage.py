@@ -1,0 +1,68 @@
+"""Where a sweep's trials are kept: a journal in its directory, or a database; both for many processes at once.
+
+storage = open_journal(directory)
+storage = open_database("postgresql://user@host/sweeps")
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import optuna
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+
+from mnist_flax.errors import InputError, first_line
+from mnist_flax.sweep.directory import without_password
+
+T = TypeVar("T")
+
+
+def open_journal(directory: Path) -> optuna.storages.BaseStorage:
+    """A file in a directory that all processes see.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    path = directory / "optuna.journal"
+    path.touch()
+    lock = JournalFileSymlinkLock(str(path))
+    lock.acquire()
+    try:
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):  # a full disk or a power failure cut the last line short
+            os.truncate(path, whole)
+    finally:
+        lock.release()
+    try:
+        return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); restore it or give another --workdir") from None
+
+
+def open_database(url: str) -> optuna.storages.BaseStorage:
+    """A database that all processes reach.
+
+    Raises:
+      InputError: the URL is wrong, or the database cannot be reached.
+    """
+    try:
+        return retry(lambda: optuna.storages.RDBStorage(url))
+    except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"storage={without_password(url)!r} cannot be used ({first_line(error)}); "
+            "give a database such as sqlite:///x.db"
+        ) from error
+
+
+def retry(connect: Callable[[], T]) -> T:
+    """Try again where another process is making the same tables."""
+    for attempt in range(5):
+        try:
+            return connect()
+        except (IntegrityError, OperationalError):
+            time.sleep(0.1 * attempt)
+    return connect()

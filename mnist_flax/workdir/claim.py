@@ -1,0 +1,150 @@
+"""A run's directory: where its files are, and who may use it.
+
+check(workdir, config)  # before anything is written
+with claim(workdir, run_info):  # one process at a time
+    ...
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mnist_flax.config import Config, flatten
+from mnist_flax.errors import InputError, RunError
+from mnist_flax.process import files
+from mnist_flax.workdir import run_info
+from mnist_flax.workdir.run_info import CONFIG, RunInfo
+
+_LOCK, _SAVED = ".lock", ".saved"
+_OURS = {_LOCK, files.scratch_of(Path(CONFIG)).name, f".{CONFIG}.tmp"}  # what a kill before the first write leaves
+
+
+def checkpoints_dir(workdir: Path) -> Path:
+    """Where its checkpoints are."""
+    return workdir / "checkpoints"
+
+
+def metrics_file(workdir: Path) -> Path:
+    """Where its metrics are."""
+    return workdir / "metrics.jsonl"
+
+
+def check(workdir: Path, config: Config) -> None:
+    """Refuse a directory that is not ours, or that is another run's.
+
+    Raises:
+      InputError: with the fields that differ.
+    """
+    try:
+        is_run = (workdir / CONFIG).exists()
+        entries = {entry.name for entry in workdir.iterdir()} if workdir.exists() else set()
+    except OSError as error:
+        raise InputError(
+            f"workdir={str(workdir)!r} cannot be used ({error.strerror}); give another --workdir"
+        ) from None
+    if is_run:
+        theirs, ours = flatten(run_info.read(workdir).config), flatten(config)
+        differing = [f"{name}={ours[name]!r} (there {theirs[name]!r})" for name in ours if ours[name] != theirs[name]]
+        if differing:
+            raise InputError(
+                f"workdir={str(workdir)!r} is a run with other settings: {', '.join(differing)}; "
+                "give the same settings or another --workdir"
+            )
+    elif entries - _OURS:
+        raise InputError(
+            f"workdir={str(workdir)!r} exists and is not a run (it has no {CONFIG}); give another --workdir"
+        )
+
+
+class InUse(InputError):
+    """Another process holds a directory."""
+
+
+@contextlib.contextmanager
+def claim(workdir: Path, run: RunInfo) -> Iterator[RunInfo]:
+    """Hold a directory for this process alone; create it and its `config.json` where they are missing.
+
+    The kernel drops the lock when its holder dies, so a killed process blocks nobody.
+
+    Yields:
+      The run as it was first recorded.
+
+    Raises:
+      InputError: another process holds it (host, pid, since when), it is another run's, or it cannot be written.
+    """
+    is_new = not workdir.exists()
+    with contextlib.ExitStack() as stack:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_lock(workdir))
+            check(workdir, run.config)
+            if not (workdir / CONFIG).exists():
+                run_info.write(workdir, run)
+        except OSError as error:
+            if is_new and not (workdir / CONFIG).exists():  # only what we made: another may have begun here
+                with contextlib.suppress(OSError):
+                    (workdir / _LOCK).unlink(missing_ok=True)
+                    workdir.rmdir()
+            raise InputError(
+                f"workdir={str(workdir)!r} cannot be written ({error.strerror}); give another --workdir"
+            ) from None
+        recorded = run_info.read(workdir)
+        differing = [name for name, value in run.data.items() if name != "data_dir" and value != recorded.data[name]]
+        if differing:
+            raise InputError(
+                f"data_dir={run.data['data_dir']!r} holds other data than the run began with ({', '.join(differing)}); "
+                "give its --data-dir, or another --workdir"
+            )
+        yield recorded
+
+
+def is_held(workdir: Path) -> bool:
+    """Whether a process holds a directory now."""
+    return files.is_locked(workdir / _LOCK)
+
+
+def mark_saved(workdir: Path) -> None:
+    """Remember that a checkpoint was saved once, so that their absence is never taken for a fresh start."""
+    (workdir / _SAVED).touch()
+
+
+def was_saved(workdir: Path) -> bool:
+    """Whether a checkpoint was ever saved."""
+    return (workdir / _SAVED).exists()
+
+
+def check_still_there(workdir: Path) -> None:
+    """Notice that a directory has been removed, even where a save in flight has made a new one of its name.
+
+    Raises:
+      RunError: `config.json` is gone. What that one save has made is removed; anything more is left alone.
+    """
+    if (workdir / CONFIG).exists():
+        return
+    rest = {entry.name for entry in workdir.iterdir()} if workdir.exists() else set()
+    if rest <= {"checkpoints"} and (not rest or len(list(checkpoints_dir(workdir).iterdir())) <= 1):
+        shutil.rmtree(workdir, ignore_errors=True)
+        raise RunError(f"workdir={str(workdir)!r} has vanished while it was in use, and what was saved with it")
+    raise RunError(f"{workdir / CONFIG} has vanished while it was in use; restore it, the checkpoints are there")
+
+
+@contextlib.contextmanager
+def _lock(workdir: Path) -> Iterator[None]:
+    """Hold the directory's lock, and note in it who does."""
+    path = workdir / _LOCK
+    with contextlib.ExitStack() as stack:
+        try:
+            note = stack.enter_context(files.lock(path, wait=False))
+        except BlockingIOError:
+            holder = path.read_text().strip() or "another process"
+            text = f"workdir={str(workdir)!r} is in use by {holder}; wait for it or give another --workdir"
+            raise InUse(text) from None
+        note.truncate()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        note.write(f"pid {os.getpid()} on host {socket.gethostname()} since {now}\n")
+        note.flush()
+        yield

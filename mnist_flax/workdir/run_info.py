@@ -1,0 +1,100 @@
+"""`config.json`: what a run is, so that evaluation needs to know nothing else.
+
+write(workdir, RunInfo(config, data, versions()))
+info = read(workdir)  # as strictly as a command line
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mnist_flax.config import Config, from_json, to_json
+from mnist_flax.errors import InputError
+from mnist_flax.process.files import write_text
+from mnist_flax.process.versions import versions
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What `config.json` holds."""
+
+    config: Config
+    data: dict[str, Any]
+    """image_shape, class_names, train_examples, eval_examples, sha256 (of every file), data_dir (absolute)."""
+    versions: dict[str, str]
+
+
+def changed_versions(run: RunInfo) -> list[str]:
+    """Which versions have changed since the run began, in words."""
+    return [f"{k} {v} (was {run.versions.get(k)})" for k, v in versions().items() if run.versions.get(k) != v]
+
+
+def write(workdir: Path, run: RunInfo) -> None:
+    """Write `config.json`, once."""
+    tree = {"config": to_json(run.config), "data": run.data, "versions": run.versions}
+    write_text(workdir / CONFIG, json.dumps(tree, indent=2) + "\n")
+
+
+def read(workdir: Path) -> RunInfo:
+    """Read `config.json` as strictly as a command line: nothing in it is run, and no path in it is written to.
+
+    Raises:
+      InputError: the directory or the file is missing, or a field of it is missing, unknown or wrong.
+    """
+    path = workdir / CONFIG
+    try:
+        tree = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"workdir={str(workdir)!r} is not a run (it has no {CONFIG}); give the --workdir of a run"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give another --workdir") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}); restore it or choose another --workdir") from None
+    parts = {"config", "data", "versions"}
+    if not isinstance(tree, dict) or tree.keys() != parts:
+        found = ", ".join(sorted(tree)) if isinstance(tree, dict) else type(tree).__name__
+        raise InputError(
+            f"{path} must hold {', '.join(sorted(parts))}, not {found}; restore it or choose another --workdir"
+        )
+    config = from_json(tree["config"], f"{path}: config")
+    for name, ok in _sound(tree["data"], tree["versions"]).items():
+        if not ok:
+            raise InputError(f"{path}: {name} is missing, unknown or wrong; restore it or choose another --workdir")
+    return RunInfo(config, tree["data"], tree["versions"])
+
+
+def _sound(data: Any, versions: Any) -> dict[str, bool]:
+    """For each part of `config.json` besides the config, whether it is right."""
+    fields = {"image_shape", "class_names", "train_examples", "eval_examples", "sha256", "data_dir"}
+    if not isinstance(data, dict) or data.keys() != fields:
+        return {"data": False}
+
+    def counts(values: Any) -> bool:
+        return isinstance(values, list) and all(type(v) is int and 0 < v < 2**31 for v in values)
+
+    def texts(values: Any) -> bool:
+        return all(isinstance(v, str) and v.isprintable() for v in values)
+
+    path = data["data_dir"]
+    return {
+        "image_shape": counts(data["image_shape"]) and len(data["image_shape"]) == 3,
+        "class_names": isinstance(data["class_names"], list)
+        and bool(data["class_names"])
+        and texts(data["class_names"]),
+        "train_examples": counts([data["train_examples"]]),
+        "eval_examples": counts([data["eval_examples"]]),
+        "data_dir": isinstance(path, str) and os.path.isabs(path) and ".." not in Path(path).parts and "\0" not in path,
+        "sha256": isinstance(data["sha256"], dict) and texts([*data["sha256"], *data["sha256"].values()]),
+        "versions": isinstance(versions, dict) and texts([*versions, *versions.values()]),
+    }
+
+
+def identity_of(run: RunInfo) -> dict[str, Any]:
+    """What ties a checkpoint to its run: the config, and the data without its directory."""
+    return {"config": to_json(run.config), "data": {k: v for k, v in run.data.items() if k != "data_dir"}}

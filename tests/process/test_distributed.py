@@ -1,0 +1,112 @@
+"""Processes that train together are one run: they end where one ends, and start from each other's checkpoints."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY_FLAGS, Command
+
+from mnist_flax.workdir import checkpoint
+
+FLAGS = [*TINY_FLAGS, "--epochs", "4", "--checkpoint-every", "5"]
+ENV = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+
+
+def start(path: Path) -> list[subprocess.Popen[str]]:
+    """Two processes on one workdir."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    line = [sys.executable, "-m", "mnist_flax.train", "--workdir", str(path), *FLAGS, "--distributed"]
+    line += ["--coordinator", coordinator, "--num-processes", "2", "--process-id"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return [subprocess.Popen([*line, str(i)], **pipes, text=True, env=ENV) for i in range(2)]
+
+
+def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Of each: exit code, stdout, and of stderr our own lines."""
+    outputs = [process.communicate(timeout=60) for process in processes]
+    ours = ["\n".join(re.findall(r"^(?:error|warning|stopped).*", err, re.M)) for _, err in outputs]
+    return [(p.returncode, out, err) for p, (out, _), err in zip(processes, outputs, ours, strict=True)]
+
+
+def wait_for_step(path: Path, process: subprocess.Popen[str], step: int) -> None:
+    while max(checkpoint.steps(path / "checkpoints"), default=0) < step:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def metrics_of(path: Path) -> np.ndarray:
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [13, 13, 26, 26, 39, 39, 52, 52]
+    return np.array([[line["loss"], line["cross_entropy"], line["accuracy"], line["examples"]] for line in lines])
+
+
+@pytest.fixture(scope="module")
+def lone(command: Command, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    path = tmp_path_factory.mktemp("lone") / "exp"
+    assert command("train", "--workdir", path, *FLAGS).returncode == 0
+    return metrics_of(path)
+
+
+def assert_same(path: Path, lone: np.ndarray) -> None:
+    """To float32 rounding, which training amplifies; a count may be off by an example."""
+    got = metrics_of(path)
+    np.testing.assert_allclose(got[:, :2], lone[:, :2], rtol=2e-3)
+    np.testing.assert_allclose(got[:, 2:], lone[:, 2:], atol=0.011)
+
+
+def test_two_processes_are_one_run_and_help_a_third_along(lone: np.ndarray, command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "exp"
+    both = start(path)
+    wait_for_step(path, both[0], 15)
+    both[1].kill()
+    began = time.monotonic()
+    (code, stdout, stderr), _ = finish(both)
+    assert code == 1 and time.monotonic() - began < 60
+    assert stderr.startswith("error: ") and "another process of this run has ended" in stderr and "\n" not in stderr
+    assert "on 2 cpu devices" in stdout
+    alone = command("train", "--workdir", path, *FLAGS)  # a checkpoint of two, in one
+    assert alone.returncode == 0 and "on 1 cpu device; resumed at step" in alone.stdout
+    assert_same(path, lone)
+
+
+def test_the_leader_may_die_too(lone: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "exp"
+    alone = subprocess.Popen([sys.executable, "-m", "mnist_flax.train", "--workdir", str(path), *FLAGS], env=ENV)
+    wait_for_step(path, alone, 10)
+    alone.kill()
+    alone.wait()
+    both = start(path)  # a checkpoint of one, in two
+    wait_for_step(path, both[0], 30)
+    both[0].kill()
+    _, (code, stdout, stderr) = finish(both)
+    assert code == 1 and stdout.replace("[Gloo]", "").count("\n") <= 1  # only the leader speaks
+    assert stderr.startswith("error: ") and "another process of this run has ended" in stderr
+    codes = [(code, stderr) for code, _, stderr in finish(start(path))]
+    assert codes == [(0, "")] * 2
+    assert_same(path, lone)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--distributed"], "distributed=True finds no Slurm, Kubernetes, Cloud TPU or Open MPI; give --coordinator"),
+        (["--num-processes", "2"], "num_processes=2, process_id=None: give all three together with --distributed"),
+        (
+            ["--distributed", "--coordinator", "localhost:1", "--num-processes", "2", "--process-id", "2"],
+            "process_id=2 is out of range; give 0 to 1",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(flags: list[str], message: str, command: Command, tmp_path: Path) -> None:
+    result = command("train", "--workdir", tmp_path / "exp", *TINY_FLAGS, *flags)
+    assert result.returncode == 2 and not (tmp_path / "exp").exists()
+    assert result.stderr.count("\n") == 1 and message in result.stderr

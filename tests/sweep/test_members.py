@@ -1,0 +1,129 @@
+"""Every member of a population is what it would be alone, on one device or many."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import TINY, Tiny
+from jax.sharding import Mesh
+
+from mnist_flax import compiled, placement
+from mnist_flax.config import Config, Hyperparams
+from mnist_flax.data import batches, datasets
+from mnist_flax.state import as_arrays
+from mnist_flax.sweep import members
+from mnist_flax.workdir import claim, run_info
+
+MEMBERS = [{}, {"learning_rate": 1e-2, "seed": 1}, {"dropout_rate": 0.5}, {"l2": 0.1, "seed": 2}]
+
+
+@pytest.fixture(scope="module")
+def order() -> list[np.ndarray]:
+    """Each member's own order of 200 examples: 13 batches, the last one short."""
+    return [batches.epoch_batches(200, 16, seed=member.get("seed", 0), epoch=0) for member in MEMBERS]
+
+
+@pytest.fixture(scope="module")
+def lone(tiny: Tiny, small: batches.Split, order: list[np.ndarray]) -> list[tuple]:
+    """Each member alone: its state and metrics after an epoch."""
+    init, each = jax.jit(tiny.init), [tiny.hparams(**member) for member in MEMBERS]
+    run = partial(compiled.train_steps, program=tiny.program)
+    return [run(init(h), h, tuple(small), batches) for h, batches in zip(each, order, strict=True)]
+
+
+@pytest.mark.parametrize(("devices", "at_once"), [(4, None), (2, 2)])
+def test_every_member_equals_its_lone_run(
+    devices: int, at_once: int | None, tiny: Tiny, small: batches.Split, order: list[np.ndarray], lone: list[tuple]
+) -> None:
+    mesh = Mesh(np.asarray(jax.devices()[:devices]), ("member",))
+    own = partial(placement.shard_members, mesh=mesh)
+    each = [tiny.hparams(**member) for member in MEMBERS]
+    hparams = own(jax.tree.map(lambda *leaves: np.stack(leaves), *each))
+    states = compiled.init_members(hparams, program=tiny.program, mesh=mesh)
+    split = placement.replicate(tuple(small), mesh)
+    states, metrics = compiled.train_members(
+        states, hparams, split, own(np.stack(order)), program=tiny.program, mesh=mesh, at_once=at_once
+    )
+    scores = compiled.eval_members(
+        states, hparams, split, placement.replicate(order[0], mesh), program=tiny.program, mesh=mesh, at_once=at_once
+    )
+    assert len(states.step.sharding.device_set) == devices
+    for index, h in enumerate(each):
+        state, alone = lone[index]
+        # Of the same state: running statistics lag behind a bias that drifts by rounding (see `test_steps`).
+        own_state = jax.tree.map(lambda leaf, index=index: np.asarray(leaf[index]), states)
+        score = compiled.eval_steps(own_state, h, tuple(small), order[0], program=tiny.program)[0]
+        np.testing.assert_allclose(metrics.cross_entropy[index], alone.cross_entropy, rtol=1e-4)
+        np.testing.assert_allclose(metrics.l2_penalty[index], alone.l2_penalty, rtol=1e-4)
+        np.testing.assert_array_equal(metrics.examples[index], alone.examples)
+        np.testing.assert_allclose(scores.cross_entropy[index], score.cross_entropy, rtol=1e-5)
+        for layer in ("dense_1", "dense_2", "dense_3"):
+            kernels = states.params[layer]["kernel"][index], state.params[layer]["kernel"]
+            np.testing.assert_allclose(*kernels, atol=1e-4)
+
+
+def members_in(path: Path, dataset: datasets.Dataset, hparams: list[Hyperparams]) -> list[members.Member]:
+    opened = []
+    for index, h in enumerate(hparams):
+        config = Config(
+            hparams=h, widths=(16, 16), batch_size=20, epochs=2, steps_per_call=5,
+            train_split="train[:200]", eval_split="test[:203]",
+        )  # fmt: skip
+        info = datasets.dataset_info(dataset, config.train_split, config.eval_split, path)
+        (path / f"{index}").mkdir(parents=True, exist_ok=True)
+        opened.append(members.open_member(path / f"{index}", run_info.RunInfo(config, info, {}), pytest.fail))
+    return opened
+
+
+def untimed(member: members.Member) -> list[dict]:
+    """The history without its timings."""
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in member.history["history"]]
+
+
+def test_a_member_that_diverges_stops_no_other(tmp_path: Path, dataset: datasets.Dataset) -> None:
+    splits = dataset.read("train[:200]"), dataset.read("test[:203]")
+    diverging = Hyperparams(learning_rate=1e30)
+    histories = []
+    for second in (diverging, Hyperparams(seed=5)):
+        runs = members_in(tmp_path / f"{second.seed}", dataset, [Hyperparams(), second, Hyperparams(seed=2)])
+        events = list(members.train(runs, *splits, needs_state=lambda: False))
+        assert events[-1].step == runs[0].program.total_steps == 20
+        histories.append([untimed(runs[0]), untimed(runs[2])])
+        if second is diverging:
+            members.save(runs, runs, events[-1])
+            assert runs[1].diverged_at == 2  # the first step's loss is still the initial weights'
+            assert [claim.was_saved(member.path) for member in runs] == [True, False, True]
+    assert histories[0] == histories[1]
+    assert len(histories[0][0]) == 4  # two lines an epoch
+
+
+def test_members_go_on_from_their_checkpoints(tmp_path: Path, dataset: datasets.Dataset) -> None:
+    splits = dataset.read("train[:200]"), dataset.read("test[:203]")
+    all_three = [Hyperparams(), Hyperparams(seed=1, dropout_rate=0.4), Hyperparams(seed=2)]
+    runs = members_in(tmp_path, dataset, all_three)
+    for event in members.train(runs, *splits, needs_state=lambda: True):
+        if event.step == 5:  # in the middle of the first epoch
+            members.save(runs, runs, event)
+    straight = [untimed(member) for member in runs]
+    again = members_in(tmp_path, dataset, all_three)
+    assert [member.start for member in again] == [5, 5, 5]
+    *_, last = members.train(again, *splits, needs_state=lambda: False)
+    assert last.step == 20
+    assert [untimed(member) for member in again] == straight
+
+
+def test_size_follows_memory(dataset: datasets.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = []
+    for gigabytes in (2, 3, 4):
+        monkeypatch.setattr(placement, "memory", lambda gigabytes=gigabytes: gigabytes * 10**9)
+        fits.append(members.largest(TINY, dataset))
+    assert fits[1] - fits[0] == pytest.approx(fits[2] - fits[1], abs=1)
+    state = jax.tree.leaves(jax.eval_shape(Tiny(TINY).init, as_arrays(Hyperparams())))
+    a_member = 10**9 / 2 / (fits[1] - fits[0])
+    assert 3 < a_member / sum(leaf.size * leaf.dtype.itemsize for leaf in state) < 15
+    data_size = 70_000 * 784 * 8  # on each of the eight devices
+    assert fits[0] == pytest.approx((10**9 - data_size) / a_member, rel=0.01)
+    monkeypatch.setattr(placement, "memory", lambda: 1)
+    assert members.largest(TINY, dataset) == 1

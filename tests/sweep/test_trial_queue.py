@@ -1,0 +1,186 @@
+"""Every member once, whoever asks, dies, or comes back."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from mnist_flax.errors import InputError
+from mnist_flax.sweep import trial_queue
+from mnist_flax.sweep.storage import open_database, open_journal
+from mnist_flax.sweep.trial_queue import TrialQueue
+
+MEMBERS = {name: {"overrides": {"name": name}} for name in "abcde"}
+Open = Callable[[], TrialQueue]
+
+
+@pytest.fixture(params=["journal", "database"])
+def worker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """A new worker's view of one study, as each process has its own."""
+    databases = []
+
+    def open_one() -> TrialQueue:
+        if request.param == "journal":
+            return TrialQueue(open_journal(tmp_path), "study")
+        databases.append(database := open_database(f"sqlite:///{tmp_path / 'x.db'}"))
+        return TrialQueue(database, "study")
+
+    yield open_one
+    for database in databases:
+        database.engine.dispose()
+
+
+def names(trials: list) -> list[str]:
+    return [trial.user_attrs["member"] for trial in trials]
+
+
+def test_members_are_claimed_once_and_in_order(worker: Open) -> None:
+    one, other = worker(), worker()
+    one.enqueue(MEMBERS)
+    first, second = one.claim(3), other.claim(3)
+    assert (names(first), names(second), one.claim(3)) == (["a", "b", "c"], ["d", "e"], [])
+    assert one.finish(first[0], [0.5, 0.9], 0.9, {"seconds": 1.5})
+    assert one.finish(first[1], [0.5], None, {"diverged_at": 3})
+    done = other.finished()
+    assert done.keys() == {"a", "b"}
+    assert (done["a"].value, done["a"].intermediate_values) == (0.9, {1: 0.5, 2: 0.9})
+    assert done["a"].user_attrs["seconds"] == 1.5
+    assert done["b"].state == TrialState.PRUNED
+    assert (one.objective(done["a"]), one.objective(done["b"])) == (0.9, None)
+    one.enqueue(MEMBERS)
+    assert one.claim(3) == []  # what is running or done is left alone
+
+
+def test_two_workers_that_enqueue_at_once_make_no_doubles(worker: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = worker(), worker()
+    with monkeypatch.context() as context:  # as if neither had seen what the other did
+        context.setattr(TrialQueue, "living", lambda self: {})
+        one.enqueue(MEMBERS)
+        other.enqueue(MEMBERS)
+    assert len(one.study.trials) == 10
+    claimed = one.claim(2)
+    assert names(claimed + other.claim(9)) == list("abcde")
+    assert one.claim(9) == []
+
+
+def test_what_is_released_is_done_by_another_in_the_same_place(worker: Open) -> None:
+    one, other = worker(), worker()
+    one.enqueue(MEMBERS)
+    trials = one.claim(5)
+    sampled = trials[1].suggest_float("x", 0, 1)
+    one.release(trials[1:3])
+    other.enqueue(MEMBERS)
+    again = other.claim(9)
+    assert names(again) == ["b", "c"]
+    assert [other.first_number(trial) for trial in again] == [1, 2]
+    assert again[0].suggest_float("x", 0, 1) == sampled  # a search trains what was sampled at first
+    assert one.finish(trials[1], [0.5], 0.5, {}) is False  # too late
+    assert other.finish(again[0], [0.7], 0.7, {})
+    assert other.finished()["b"].value == 0.7
+
+
+def test_members_of_the_dead_are_retaken(worker: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    living, here, elsewhere, me = worker(), worker(), worker(), worker()
+    here.worker = here.worker.rpartition(" ")[0] + f" {dead.pid}"
+    elsewhere.worker = "another host 1"
+    me.enqueue(MEMBERS)
+    living.claim(1), here.claim(2), elsewhere.claim(1)
+    me.retake_lost(lambda trial: trial.user_attrs["member"] == "b")  # a process that we cannot see holds its directory
+    me.enqueue(MEMBERS)
+    assert names(me.claim(9)) == ["e", "c"]
+
+    with elsewhere:  # its heart beats
+        while "beat of another host 1" not in me.study.user_attrs:
+            pass
+        monkeypatch.setattr(trial_queue, "_STALE_SECONDS", -1)
+        me.retake_lost(lambda trial: trial.user_attrs["member"] == "b")  # we see it for the first time
+    me.enqueue(MEMBERS)
+    assert me.claim(9) == []
+    me.retake_lost(lambda trial: trial.user_attrs["member"] == "b")  # no beat since
+    me.enqueue(MEMBERS)
+    assert names(me.claim(9)) == ["d"]
+
+
+def test_a_claim_that_was_cut_off_is_retaken(worker: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, me = worker(), worker()
+    me.enqueue({"a": {}, "b": {}})
+    one.study.ask(), one.study.ask(), one.study.ask()  # no worker yet; the third has no member either
+    me.retake_lost(lambda trial: False)
+    monkeypatch.setattr(trial_queue, "_STALE_SECONDS", -1)
+    me.retake_lost(lambda trial: False)
+    me.enqueue({"a": {}, "b": {}})
+    assert names(me.claim(9)) == ["a", "b"]
+
+
+def test_who_loses_a_claim_goes_on(worker: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = worker(), worker()
+    one.enqueue(MEMBERS)
+    ask = one.study.ask
+
+    def ask_and_lose(*args: object, **kwargs: object) -> object:
+        trial = ask()
+        if trial.user_attrs["member"] == "a":
+            other.release([trial])
+        return trial
+
+    monkeypatch.setattr(one.study, "ask", ask_and_lose)
+    assert names(one.claim(2)) == ["b", "c"]
+
+
+def test_a_cut_off_line_of_the_journal_costs_nothing_else(tmp_path: Path) -> None:
+    one = TrialQueue(open_journal(tmp_path), "study")
+    one.enqueue(MEMBERS)
+    journal = tmp_path / "optuna.journal"
+    journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "wor')
+    other = TrialQueue(open_journal(tmp_path), "study")
+    assert names(other.claim(9)) == list("abcde")
+    journal.write_bytes(b"{half\n" + journal.read_bytes())
+    with pytest.raises(InputError, match=r"optuna\.journal is damaged"):
+        open_journal(tmp_path)
+
+
+def test_a_search_can_be_repeated(tmp_path: Path) -> None:
+    sampled = []
+    for name in ("first", "second"):
+        one = TrialQueue(open_journal(tmp_path), name)
+        one.enqueue({f"{n}": {} for n in range(24)})
+        sampled.append([])
+        for _ in range(3):
+            for trial in one.claim(8):
+                sampled[-1].append(trial.suggest_float("x", 0, 1))
+                one.finish(trial, [], sampled[-1][-1], {})
+    assert sampled[0] == sampled[1] and len(set(sampled[0])) == 24
+
+
+def test_two_workers_of_a_search_sample_apart(tmp_path: Path) -> None:
+    one, other = (TrialQueue(open_journal(tmp_path), "study") for _ in range(2))
+    one.enqueue({f"{n}": {} for n in range(8)})
+    trials = one.claim(4) + other.claim(4)
+    assert len({trial.suggest_float("x", 0, 1) for trial in trials}) == 8
+
+
+def test_a_beating_heart_is_alive(worker: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_queue, "_BEAT_SECONDS", 0.01)
+    elsewhere, me = worker(), worker()
+    elsewhere.worker = "another host 1"
+    me.enqueue(MEMBERS)
+    elsewhere.claim(5)
+    monkeypatch.setattr(trial_queue, "_STALE_SECONDS", -1)
+    with elsewhere:
+        for beats in range(3):
+            me.retake_lost(lambda trial: False)
+            seen = me.study.user_attrs.get("beat of another host 1", -1)
+            while me.study.user_attrs.get("beat of another host 1", -1) == seen:
+                pass
+            assert all(trial.state == TrialState.RUNNING for trial in me.study.trials), beats
+
+
+def test_a_bad_database_is_named(tmp_path: Path) -> None:
+    for url in ("nonsuch://x", f"sqlite:///{tmp_path}/no/such/x.db", "x"):
+        with pytest.raises(InputError, match="storage='.*' cannot be used"):
+            open_database(url)

@@ -1,0 +1,43 @@
+"""How a run is cut into calls, and the order in which the loop makes them."""
+
+import numpy as np
+
+from mnist_flax import loop
+from mnist_flax.compiled import Driver
+from mnist_flax.config import Config
+from mnist_flax.metrics import Metrics
+
+
+def test_plans_cut_epochs_evenly() -> None:
+    plan = loop.make_plan(Config(), 60_000)
+    assert plan.steps_per_epoch == 469 and plan.total_steps == 1876
+    assert {last - first for first, last in plan.calls} == {67}  # one compiled program
+    assert plan.save_at == {469}
+    plan = loop.make_plan(Config(checkpoint_every=100), 60_000)
+    assert plan.save_at == {100, 200, 300, 400, 469}
+    flat = [step for first, last in plan.calls for step in range(first, last)]
+    assert flat == list(range(469)) and max(last - first for first, last in plan.calls) <= 67
+    assert plan.save_at <= {last for _, last in plan.calls}
+
+
+def test_a_call_begins_before_the_last_ones_numbers_are_fetched() -> None:
+    plan, seen = loop.Plan(6, 2, ((0, 2), (2, 4), (4, 6)), frozenset({6})), []
+
+    def train(state: int, batches: np.ndarray) -> tuple[int, Metrics]:
+        seen.append(f"call {state + len(batches)}")
+        return state + len(batches), Metrics(*np.zeros((5, len(batches))))
+
+    scores = Metrics(*np.zeros((5, 1)))
+    driver = Driver(
+        init=lambda: 0, place=int, batches=lambda epoch: np.zeros((6, 1)), train=train,
+        evaluate=lambda state: (scores, None),
+    )  # fmt: skip
+    # The state is asked for while call 10 is running: that is the last moment before it is there.
+    for event in loop.fit(driver, 0, start=0, plan=plan, needs_state=lambda: seen[-1] == "event 8"):
+        assert event.state in (None, event.step) and event.metrics.examples.shape == (2,)
+        assert (event.evaluation is not None) == (event.step in (6, 12))
+        seen.append(f"{'state' if event.state else 'event'} {event.step}")
+    assert seen == [
+        "call 2", "call 4", "event 2", "call 6", "event 4", "state 6",
+        "call 8", "call 10", "event 8", "state 10", "call 12", "state 12",
+    ]  # fmt: skip
