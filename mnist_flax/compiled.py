@@ -1,18 +1,17 @@
 """The compiled programs: K training steps a call, or an evaluation, for one run or for a population.
 
-    driver = run_driver(config, program, train_split, eval_split, mesh)
+    driver = RunDriver(config, program, train_split, eval_split, mesh)
     state = driver.init()
     state, metrics = driver.train(state, driver.batches(epoch)[:67])
     metrics, logits = driver.evaluate(state)
 
 jit, scan, vmap, donation and sharding are applied here and nowhere else. The members of a population differ in their
-hyperparameters and seeds alone. They are spread over the devices; on each they are computed by `vmap`, `at_once` of
-them, or one after another: a CPU gains nothing from wider arrays.
+hyperparameters and seeds alone. They are spread over the devices; on each they are computed together by `vmap`, or one
+after another: a CPU gains nothing from wider arrays.
 """
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -20,10 +19,10 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from mnist_flax import placement
 from mnist_flax.config import Config, Hyperparams
 from mnist_flax.data.batches import Split, epoch_batches, eval_batches
 from mnist_flax.metrics import Metrics
+from mnist_flax.placement import addressable, member_mesh, replicate, shard_batches, shard_members
 from mnist_flax.program import Program
 from mnist_flax.state import TrainState, as_arrays, init_state
 from mnist_flax.steps import eval_step, take, train_step
@@ -36,68 +35,79 @@ COMPILER_OPTIONS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Driver:
-    """What the loop calls. Every function takes and gives a state that is placed on the devices."""
+class RunDriver:
+    """The calls of one run, its batches split over all devices. Every state is placed on the devices."""
 
-    init: Callable[[], Any]
-    """The state before the first step."""
-    place: Callable[[Any], Any]
-    """A state of numpy arrays, from a checkpoint, on the devices."""
-    batches: Callable[[int], np.ndarray]
-    """The batches of indices of an epoch, counted from 0: int32 [..., S, B]."""
-    train: Callable[[Any, np.ndarray], tuple[Any, Metrics]]
-    """Begins the steps of int32 [..., K, B] batches; the state is donated."""
-    evaluate: Callable[[Any], tuple[Metrics, Any]]
-    """Scores a state; with its logits [K, B, C], or None."""
+    def __init__(self, config: Config, program: Program, train_split: Split, eval_split: Split, mesh: Mesh) -> None:
+        self._config, self._examples, self._mesh = config, len(train_split.labels), mesh
+        self._static, self._hparams = {"program": program}, as_arrays(config.hparams)
+        self._placed, self._train, self._eval = map(self.place, (self._hparams, tuple(train_split), tuple(eval_split)))
+        self._order = shard_batches(eval_batches(len(eval_split.labels), config.eval_batch_size), mesh)
 
+    def init(self) -> Any:
+        """The state before the first step."""
+        return self.place(init_run(self._hparams, **self._static))
 
-def run_driver(config: Config, program: Program, train_split: Split, eval_split: Split, mesh: Mesh) -> Driver:
-    """The calls of one run, its batches split over all devices."""
-    place = functools.partial(placement.replicate, mesh=mesh)
-    hparams = as_arrays(config.hparams)
-    placed, train_arrays, eval_arrays = map(place, (hparams, tuple(train_split), tuple(eval_split)))
-    order = placement.shard_batches(eval_batches(len(eval_split.labels), config.eval_batch_size), mesh)
-    return Driver(
-        init=lambda: place(init_run(hparams, program=program)),
-        place=place,
-        batches=lambda epoch: epoch_batches(len(train_split.labels), config.batch_size, config.hparams.seed, epoch),
-        train=lambda state, batches: train_steps(
-            state, placed, train_arrays, placement.shard_batches(batches, mesh), program=program
-        ),
-        evaluate=lambda state: placement.addressable(eval_steps(state, placed, eval_arrays, order, program=program)),
-    )
+    def place(self, state: Any) -> Any:
+        """A state of numpy arrays, such as a checkpoint's, on the devices."""
+        return replicate(state, self._mesh)
+
+    def batches(self, epoch: int) -> np.ndarray:
+        """The order of an epoch, counted from 0: int32 [S, B]."""
+        return epoch_batches(self._examples, self._config.batch_size, self._config.hparams.seed, epoch)
+
+    def train(self, state: Any, batches: np.ndarray) -> tuple[Any, Metrics]:
+        """Begin the steps of int32 [K, B] batches; the state is donated. Leaves of the metrics are [K]."""
+        return train_steps(state, self._placed, self._train, shard_batches(batches, self._mesh), **self._static)
+
+    def evaluate(self, state: Any) -> tuple[Metrics, Any]:
+        """Score a state; with its logits [K, B, C], or None where no process has all of them."""
+        return addressable(eval_steps(state, self._placed, self._eval, self._order, **self._static))
 
 
-def population_driver(configs: list[Config], program: Program, train_split: Split, eval_split: Split) -> Driver:
-    """The calls of a population; leaves of its state are [P, ...], one member for each config, plus filling.
+class PopulationDriver:
+    """The calls of a population, one member for each config; leaves of its state are [P, ...].
 
     The configs differ in their hyperparameters alone. The population is filled up to a multiple of the devices by
     copies of the first member, whose numbers nobody reads.
     """
-    config, mesh = configs[0], placement.member_mesh(len(configs))
-    filling = -len(configs) % mesh.size
-    # A CPU's cores are busy with one member each; wide accelerators want many at once.
-    at_once = None if mesh.devices.flat[0].platform == "cpu" else -(-len(configs) // mesh.size)
-    static: dict[str, Any] = {"program": program, "mesh": mesh, "at_once": at_once}
-    shard = functools.partial(placement.shard_members, mesh=mesh)
-    filled = configs + configs[:1] * filling
-    hparams = shard(_stack([as_arrays(each.hparams) for each in filled]))
-    train_arrays, eval_arrays = placement.replicate((tuple(train_split), tuple(eval_split)), mesh)
-    order = placement.replicate(eval_batches(len(eval_split.labels), config.eval_batch_size), mesh)
 
-    def batches(epoch: int) -> np.ndarray:
-        seeds = [each.hparams.seed for each in filled]
-        return np.stack([epoch_batches(len(train_split.labels), config.batch_size, seed, epoch) for seed in seeds])
+    def __init__(self, configs: list[Config], program: Program, train_split: Split, eval_split: Split) -> None:
+        self._config, mesh = configs[0], member_mesh(len(configs))
+        self._filling, self._shard = -len(configs) % mesh.size, functools.partial(shard_members, mesh=mesh)
+        # A CPU's cores are busy with one member each; wide accelerators want many at once.
+        at_once = None if mesh.devices.flat[0].platform == "cpu" else -(-len(configs) // mesh.size)
+        self._init_static: dict[str, Any] = {"program": program, "mesh": mesh}
+        self._static = self._init_static | {"at_once": at_once}
+        filled = configs + configs[:1] * self._filling
+        self._seeds, self._examples = [each.hparams.seed for each in filled], len(train_split.labels)
+        self._hparams = self._shard(_stack([as_arrays(each.hparams) for each in filled]))
+        self._train, self._eval = replicate((tuple(train_split), tuple(eval_split)), mesh)
+        self._order = replicate(eval_batches(len(eval_split.labels), self._config.eval_batch_size), mesh)
 
-    return Driver(
-        init=lambda: init_members(hparams, program=program, mesh=mesh),
-        place=lambda states: shard(_stack(states + states[:1] * filling)),
-        batches=batches,
-        train=lambda state, batches: train_members(state, hparams, train_arrays, shard(batches), **static),
-        evaluate=lambda state: (eval_members(state, hparams, eval_arrays, order, **static), None),
-    )
+    def init(self) -> Any:
+        """The state of all members before the first step."""
+        return init_members(self._hparams, **self._init_static)
 
+    def place(self, states: list[Any]) -> Any:
+        """The members' states of numpy arrays, such as their checkpoints', as one on the devices."""
+        return self._shard(_stack(states + states[:1] * self._filling))
+
+    def batches(self, epoch: int) -> np.ndarray:
+        """Each member's own order of an epoch, counted from 0: int32 [P, S, B]."""
+        size = self._config.batch_size
+        return np.stack([epoch_batches(self._examples, size, seed, epoch) for seed in self._seeds])
+
+    def train(self, state: Any, batches: np.ndarray) -> tuple[Any, Metrics]:
+        """Begin the steps of int32 [P, K, B] batches; the state is donated. Leaves of the metrics are [P, K]."""
+        return train_members(state, self._hparams, self._train, self._shard(batches), **self._static)
+
+    def evaluate(self, state: Any) -> tuple[Metrics, Any]:
+        """Score all members, without their logits."""
+        return eval_members(state, self._hparams, self._eval, self._order, **self._static), None
+
+
+Driver = RunDriver | PopulationDriver
 
 init_run = jax.jit(init_state, static_argnames=("program",))
 
@@ -144,19 +154,10 @@ def train_members(
     state: TrainState, hparams: Hyperparams, split: tuple[Array, Array], indices: Array, *,
     program: Program, mesh: Mesh, at_once: int | None,
 ) -> tuple[TrainState, Metrics]:  # fmt: skip
-    """K updates of every member.
+    """K updates of every member, `at_once` of a device's together (None: one after another).
 
-    Args:
-      state: leaves [P, ...].
-      hparams: leaves [P].
-      split: images and labels, the same for all.
-      indices: int32 [P, K, B], each member's own order.
-      program: of all members.
-      mesh: the devices over which the members are spread; P is a multiple of their number.
-      at_once: members that one device computes together; None for one after another.
-
-    Returns:
-      The next state, and metrics with leaves [P, K].
+    Leaves of state, hparams and `indices`, int32 [P, K, B], begin with P, a multiple of the mesh's devices; those of
+    the metrics are [P, K]. The split is the same for all.
     """
 
     def member(member: tuple[TrainState, Hyperparams, Array], split: tuple[Array, Array]) -> tuple[TrainState, Metrics]:

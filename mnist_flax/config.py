@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from mnist_flax.errors import InputError
-from mnist_flax.settings import LATER, SHARED, Between, Each, Layers, Matches, settings_of
+from mnist_flax.settings import LATER, SHARED, Between, Layers, Matches, settings_of
 
 _RESTORE = "restore it or choose another --workdir"
 _TINY, _HUGE, _BELOW_1 = 1e-30, 1e30, 1 - 2**-24  # well inside float32, whose largest number below 1 is the last
@@ -51,7 +51,7 @@ class Hyperparams:
 class StaticConfig:
     """What is the same in every step of a run: a compiled program may read it, and it is part of the program's key."""
 
-    widths: Annotated[tuple[int, ...], Each(1, 2**16, most=64, what="layers", example="512 512")] = (512, 512)
+    widths: Annotated[tuple[int, ...], Between(1, 2**16, "512 512")] = (512, 512)
     """Units of each hidden layer."""
     batch_norm_layers: Annotated[tuple[int, ...], Layers(output=False)] = (2,)
     """Hidden layers, counted from 1, that carry BatchNorm between the product and the relu."""
@@ -147,7 +147,7 @@ def _written(settings: Any) -> dict[str, Any]:
     values = {}
     for name, setting in settings_of(type(settings)).items():
         value = getattr(settings, name)
-        if not (setting.later and value == setting.default):
+        if LATER not in setting.marks or value != setting.default:
             values[name] = list(value) if isinstance(value, tuple) else value
     return values
 
@@ -157,7 +157,7 @@ def _read(cls: type, tree: object, where: str, remedy: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise InputError(f"{where} must be an object of fields, not {tree!r:.40}; {remedy}")
     table, known = settings_of(cls), {f.name for f in dataclasses.fields(cls)}
-    required = {name for name in known if name not in table or not table[name].later}
+    required = {name for name in known if name not in table or LATER not in table[name].marks}
     for what, names in (("lacks", required - tree.keys()), ("has the unknown", tree.keys() - known)):
         if names:
             raise InputError(f"{where} {what} field {', '.join(sorted(names))}; {remedy}")

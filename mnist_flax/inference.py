@@ -5,7 +5,7 @@ logits = model.apply(variables, images)
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,15 +18,6 @@ from mnist_flax.workdir.run_info import RunInfo
 
 if TYPE_CHECKING:
     from mnist_flax.model import MLP
-
-
-class Network(NamedTuple):
-    """The network of a run at one of its steps."""
-
-    step: int
-    model: "MLP"
-    variables: dict[str, Any]
-    """params and batch_stats, numpy arrays."""
 
 
 def load(path: str | Path, step: str | int = "latest") -> "tuple[MLP, dict[str, Any]]":
@@ -44,12 +35,12 @@ def load(path: str | Path, step: str | int = "latest") -> "tuple[MLP, dict[str, 
       RunError: the checkpoint is damaged.
     """
     workdir = Path(path).expanduser().absolute()
-    network = load_network(workdir, run_info.read(workdir), step)
-    return network.model, network.variables
+    _, model, variables = load_network(workdir, run_info.read(workdir), step)
+    return model, variables
 
 
-def load_network(workdir: Path, run: RunInfo, step: str | int) -> Network:
-    """As `load`, of an absolute path whose `config.json` has been read."""
+def load_network(workdir: Path, run: RunInfo, step: str | int) -> "tuple[int, MLP, dict[str, Any]]":
+    """As `load`, of an absolute path whose `config.json` has been read; the number of the step comes first."""
     step = int(step) if isinstance(step, str) and step.isdecimal() else step
     if step not in ("latest", "best") and not isinstance(step, int):
         raise InputError(f"step={step!r} is not a checkpoint; give latest, best or a number of finished steps")
@@ -59,7 +50,7 @@ def load_network(workdir: Path, run: RunInfo, step: str | int) -> Network:
 
     saved = resume.load(workdir, run, step, warn=terminal.warn)
     assert saved.state is not None
-    return Network(saved.step, saved.program.model, inference_variables(saved.state))
+    return saved.step, saved.program.model, inference_variables(saved.state)
 
 
 def find_dataset(run: RunInfo, data_dir: Path | None) -> datasets.Dataset:

@@ -17,16 +17,11 @@ if TYPE_CHECKING:
 class Metrics(NamedTuple):
     """What one step counted, over its real examples only. Leaves are [] in a step, [K] after a scan."""
 
-    cross_entropy: "Array"
-    """float32, summed over the examples, in nats."""
-    l2_penalty: "Array"
-    """float32, the penalty times the number of examples."""
-    correct: "Array"
-    """int32, examples whose largest logit is the label's."""
-    examples: "Array"
-    """int32."""
-    gradient_norm: "Array"
-    """float32, Euclidean norm of the cross-entropy's gradient at the first step and every tenth after it; else 0."""
+    cross_entropy: "Array"  # float32, summed over the examples, in nats
+    l2_penalty: "Array"  # float32, the penalty times the number of examples
+    correct: "Array"  # int32, examples whose largest logit is the label's
+    examples: "Array"  # int32
+    gradient_norm: "Array"  # float32, of the cross-entropy's gradient, at every tenth step from the first; else 0
 
 
 Totals = dict[str, float]
@@ -67,14 +62,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 class Calibration(NamedTuple):
-    """Predictions in bins of confidence, all of one width, as in Guo et al., ICML 2017, section 2."""
+    """Predictions in bins of confidence, all of one width, as in Guo et al., ICML 2017, section 2: [bins] each."""
 
-    examples: np.ndarray
-    """int [bins]"""
-    confidence: np.ndarray
-    """float [bins], summed over them."""
-    correct: np.ndarray
-    """float [bins], how many of them are right."""
+    examples: np.ndarray  # int
+    confidence: np.ndarray  # summed over the examples
+    correct: np.ndarray  # how many of them are right
 
     def error(self) -> float:
         """The expected calibration error: equation 3."""
@@ -86,10 +78,7 @@ def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> Calib
     probabilities = softmax(logits)
     confidence, hit = probabilities.max(axis=1), logits.argmax(axis=1) == labels
     which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    return Calibration(
-        np.bincount(which, minlength=bins),
-        *(np.bincount(which, weights, minlength=bins) for weights in (confidence, hit)),
-    )
+    return Calibration(*(np.bincount(which, weights, bins) for weights in (None, confidence, hit)))
 
 
 def evaluation_report(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

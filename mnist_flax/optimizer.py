@@ -65,13 +65,8 @@ def kernel_mask(model: MLP, layers: Collection[int], params: Any) -> Any:
 def schedule_factor(step: Any, static: StaticConfig, steps_per_epoch: int) -> Any:
     """The learning rate's factor, from 0 to 1, after `step` finished updates; a decay reaches 0 after the last one.
 
-    Args:
-      step: int [...]. A JAX array gives one, computed on its device; numbers and numpy arrays never leave the host.
-      static: schedule, warmup_epochs and epochs.
-      steps_per_epoch: updates an epoch.
-
-    Returns:
-      float32 [...].
+    `step` is int [...], the factor float32 [...]. A JAX array is computed on its device; numbers and numpy arrays never
+    leave the host.
     """
     xp: Any = jnp if isinstance(step, Array) else np
     warmup_steps = round(static.warmup_epochs * steps_per_epoch)

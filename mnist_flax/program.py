@@ -24,11 +24,9 @@ class Program:
     """The static settings, and the sizes that follow from the data; equal programs share one compilation."""
 
     static: StaticConfig
-    image_shape: tuple[int, ...]
-    """[H, W, C]"""
+    image_shape: tuple[int, ...]  # (H, W, C)
     num_classes: int
-    steps_per_epoch: int
-    """Updates an epoch, the last, short batch included."""
+    steps_per_epoch: int  # the last, short batch included
 
     @functools.cached_property
     def model(self) -> MLP:
@@ -54,12 +52,7 @@ class Program:
 
 
 def make_program(config: Config, dataset_info: dict[str, Any]) -> Program:
-    """The program of a run.
-
-    Args:
-      config: of the run.
-      dataset_info: image_shape, class_names and train_examples, as in `config.json`.
-    """
+    """The program of a run, from its config and its data's image_shape, class_names and train_examples."""
     steps_per_epoch = -(-dataset_info["train_examples"] // config.batch_size)
     image_shape, num_classes = tuple(dataset_info["image_shape"]), len(dataset_info["class_names"])
     return Program(config.static(), image_shape, num_classes, steps_per_epoch)

@@ -102,7 +102,7 @@ def train(
     path: Path, run: RunInfo, dataset: datasets.Dataset, mesh: Any, signals: StopSignals, writer: AsyncWriter
 ) -> None:
     """Train from the latest checkpoint of a claimed workdir, or from the start, to the end."""
-    from mnist_flax.compiled import run_driver
+    from mnist_flax.compiled import RunDriver
     from mnist_flax.loop import make_plan
     from mnist_flax.monitor.graph import training_graph
     from mnist_flax.monitor.run_log import RunLog, print_run_summary
@@ -120,7 +120,7 @@ def train(
     if start == plan.total_steps:
         say(f"{path} is finished: nothing to do. {log.result()}")
         return
-    driver = run_driver(config, program, train_split, eval_split, mesh)
+    driver = RunDriver(config, program, train_split, eval_split, mesh)
     state = driver.init() if state is None else driver.place(state)
     graph = training_graph(program.model, inference_variables(state), program.image_shape)
     writer.send(RunStarted(path, config, dataset, graph, start, [*history["history"]]))

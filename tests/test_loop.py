@@ -1,9 +1,11 @@
 """How a run is cut into calls, and the order in which the loop makes them."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 
 from mnist_flax import loop
-from mnist_flax.compiled import Driver
 from mnist_flax.config import Config
 from mnist_flax.metrics import Metrics
 
@@ -28,10 +30,9 @@ def test_a_call_begins_before_the_last_ones_numbers_are_fetched() -> None:
         return state + len(batches), Metrics(*np.zeros((5, len(batches))))
 
     scores = Metrics(*np.zeros((5, 1)))
-    driver = Driver(
-        init=lambda: 0, place=int, batches=lambda epoch: np.zeros((6, 1)), train=train,
-        evaluate=lambda state: (scores, None),
-    )  # fmt: skip
+    driver: Any = SimpleNamespace(
+        batches=lambda epoch: np.zeros((6, 1)), train=train, evaluate=lambda state: (scores, None)
+    )
     # The state is asked for while call 10 is running: that is the last moment before it is there.
     for event in loop.fit(driver, 0, start=0, plan=plan, needs_state=lambda: seen[-1] == "event 8"):
         assert event.state in (None, event.step) and event.metrics.examples.shape == (2,)

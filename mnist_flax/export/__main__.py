@@ -9,7 +9,7 @@ stands in the modules `keras`, `onnx`, `stablehlo` and `html` of this folder.
 import importlib.metadata
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -66,15 +66,16 @@ def run(args: Args, signals: StopSignals) -> None:
     info = run_info.read(path)
     _check(args.format, out, info)
     write, logits_of_file = _functions(args.format)
-    step, model, variables = inference.load_network(path, info, args.step)
-    model = model.clone(precision="float32")  # whatever training multiplied in
+    step, _, variables = inference.load_network(path, info, args.step)
     dataset = inference.find_dataset(info, args.data_dir)
     split = dataset.read(info.config.eval_split)
 
     import jax
 
     from mnist_flax.export.network import Network
+    from mnist_flax.program import make_program
 
+    model = make_program(replace(info.config, precision="float32"), info.data).model  # whatever training multiplied in
     network = Network(info.config, dataset.image_shape, info.data["class_names"], model, variables)
     # Some devices multiply float32 matrices in less precision unless told otherwise.
     with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"), signals.deferred():
@@ -83,7 +84,11 @@ def run(args: Args, signals: StopSignals) -> None:
         with files.replacing(out) as scratch:
             write(scratch, network, about)
             got = logits_of_file(scratch, np.asarray(split.images[:CHECKED]))
-            difference = _largest_difference(got, want[:CHECKED])
+            if got.shape != want[:CHECKED].shape:
+                raise RunError(
+                    f"the file gives logits of shape {got.shape}, not {want[:CHECKED].shape}; it was removed"
+                )
+            difference = float(np.abs(got.astype(np.float64) - want[:CHECKED]).max())
             if signals.received:
                 raise Stopped(signals.received, f"{out} was not written")
             if not difference <= TOLERANCE:  # also if it is NaN
@@ -100,14 +105,7 @@ def run(args: Args, signals: StopSignals) -> None:
 
 
 def metadata(run: RunInfo, step: int, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """What a file tells about itself, as JSON values.
-
-    Args:
-      run: what `config.json` says.
-      step: finished updates.
-      logits: float [N, C] of its whole evaluation split.
-      labels: int [N].
-    """
+    """What a file says about itself, as JSON values; from the logits [N, C] of the run's whole evaluation split."""
     packages = {package: _version(package) for package in ("keras", "onnx", "onnxruntime")}
     return {
         "step": step,
@@ -127,7 +125,9 @@ def metadata(run: RunInfo, step: int, logits: np.ndarray, labels: np.ndarray) ->
 def _check(format: str, out: Path, run: RunInfo) -> None:
     """Raise `InputError` for what can be known to be wrong before anything is loaded."""
     if out.suffix not in SUFFIXES[format]:
-        raise InputError(f"out={str(out)!r} is not a name for format={format}; give one ending in {_either(format)}")
+        raise InputError(
+            f"out={str(out)!r} is not a name for format={format}; give one ending in {' or '.join(SUFFIXES[format])}"
+        )
     if not out.parent.is_dir():
         raise InputError(f"out={str(out)!r} cannot be written: {out.parent} is not a directory; create it")
     if not os.access(out.parent, os.W_OK):
@@ -159,16 +159,6 @@ def _functions(format: str) -> tuple[Write, Logits]:
             f"format={format!r} needs a package that is not installed ({error}); pip install 'mnist_flax[export]'"
         ) from error
     return module.write, module.logits
-
-
-def _largest_difference(got: np.ndarray, want: np.ndarray) -> float:
-    if got.shape != want.shape:
-        raise RunError(f"the file gives logits of shape {got.shape}, not {want.shape}; it was removed")
-    return float(np.abs(got.astype(np.float64) - want).max())
-
-
-def _either(format: str) -> str:
-    return " or ".join(SUFFIXES[format])
 
 
 def _version(package: str) -> str | None:

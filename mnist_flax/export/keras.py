@@ -32,13 +32,7 @@ NAME = "mnist_flax"
 
 
 def write(path: Path, network: Network, about: dict[str, Any]) -> None:
-    """Write the file.
-
-    Args:
-      path: the file, its name ending in .keras or .h5.
-      network: the network.
-      about: metadata, JSON values.
-    """
+    """Write a network, with its metadata in JSON values; the path ends in .keras or .h5."""
     layers = network.dense_layers()
     model: Any = build(network.config, network.image_shape, len(network.class_names))
     for number, layer in enumerate(layers, start=1):

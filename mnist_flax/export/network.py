@@ -1,11 +1,13 @@
-"""What an export gets: a run's network at one of its steps."""
+"""What an export is given: a run's network at one of its steps."""
 
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mnist_flax.config import Config
 from mnist_flax.errors import InputError
-from mnist_flax.model import MLP, DenseLayer
+from mnist_flax.model import BATCH_NORM_EPSILON, MLP, DenseLayer
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,19 @@ class Network:
             name = type(self.model).__name__
             raise InputError(f"this format is for networks of dense layers, and the run's is a {name}; give stablehlo")
         return layers
+
+
+def fold_batch_norm(layers: list[DenseLayer]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Put each BatchNorm's running statistics into its dense layer: (kernel [in, out], bias [out]) float32 for each.
+
+    In float64, rounded at the end; for programs that have neither JAX nor Flax.
+    """
+    plain = []
+    for layer in layers:
+        kernel, bias = np.asarray(layer.kernel, np.float64), np.asarray(layer.bias, np.float64)
+        if layer.batch_norm is not None:
+            norm = {name: np.asarray(leaf, np.float64) for name, leaf in layer.batch_norm.items()}
+            factor = norm["scale"] / np.sqrt(norm["var"] + BATCH_NORM_EPSILON)
+            kernel, bias = kernel * factor, (bias - norm["mean"]) * factor + norm["bias"]
+        plain.append((kernel.astype(np.float32), bias.astype(np.float32)))
+    return plain

@@ -24,13 +24,7 @@ OPSET, IR_VERSION = 15, 8
 
 
 def write(path: Path, network: Network, about: dict[str, Any]) -> None:
-    """Write the file, after `onnx.checker` has passed it.
-
-    Args:
-      path: the file.
-      network: the network.
-      about: metadata, JSON values.
-    """
+    """Write a network, with its metadata in JSON values, after `onnx.checker` has passed it."""
     nodes: list[onnx.NodeProto] = []
     weights: list[onnx.TensorProto] = []
 

@@ -21,13 +21,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(path: Path, network: Network, about: dict[str, Any]) -> None:
-    """Write the file.
-
-    Args:
-      path: the file.
-      network: the network.
-      about: metadata, JSON values.
-    """
+    """Write a network, with its metadata in JSON values."""
     shape = jax.export.symbolic_shape(", ".join(["N", *map(str, network.image_shape)]))
     apply = jax.jit(lambda images: network.model.apply(network.variables, images))
     exported = jax.export.export(apply, platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, np.uint8))

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 from mnist_flax.config import Config
 from mnist_flax.data import splits
 from mnist_flax.errors import InputError
-from mnist_flax.settings import settings_of
+from mnist_flax.settings import SHARED, settings_of
 from mnist_flax.sweep.overrides import Overrides, override, to_plain
 
 if TYPE_CHECKING:
     import optuna
 
-SHARED_SETTINGS = frozenset(name for name, setting in settings_of(Config).items() if setting.shared)
+SHARED_SETTINGS = frozenset(name for name, setting in settings_of(Config).items() if SHARED in setting.marks)
 _FIRST_FINAL_SEED = 1000  # far from those that an experiment counts from 0, so none has been used
 
 

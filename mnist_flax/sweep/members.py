@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from mnist_flax import loop, placement
-from mnist_flax.compiled import population_driver
+from mnist_flax.compiled import PopulationDriver
 from mnist_flax.config import Config
 from mnist_flax.data.batches import Split
 from mnist_flax.data.datasets import Dataset
@@ -86,7 +86,7 @@ def train(
     start, program = members[0].start, members[0].program
     configs = [member.run.config for member in members]
     plan = loop.make_plan(configs[0], len(train_split.labels))
-    driver = population_driver(configs, program, train_split, eval_split)
+    driver = PopulationDriver(configs, program, train_split, eval_split)
     state = driver.place([member.state for member in members]) if start else driver.init()
     saved = time.monotonic()
     for event in loop.fit(driver, state, start=start, plan=plan, needs_state=needs_state):

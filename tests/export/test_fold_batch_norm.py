@@ -6,7 +6,7 @@ import pytest
 from conftest import Tiny
 
 from mnist_flax.config import Config, Hyperparams
-from mnist_flax.export.fold_batch_norm import fold_batch_norm
+from mnist_flax.export.network import fold_batch_norm
 from mnist_flax.state import as_arrays
 
 
