@@ -6,7 +6,7 @@ python -m mnist_flax.train --workdir exp1 --epochs 10 --learning-rate 3e-4
 import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mnist_flax.config import Config
 from mnist_flax.data import datasets, splits
@@ -21,7 +21,13 @@ from mnist_flax.process.versions import versions
 from mnist_flax.workdir import claim
 from mnist_flax.workdir.run_info import RunInfo, changed_versions
 
-# What needs JAX is imported when the arguments are known to be right: --help must be fast.
+if TYPE_CHECKING:  # what needs JAX is imported when the arguments are known to be right: --help must be fast
+    from jax.sharding import Mesh
+
+    from mnist_flax.compiled import RunDriver
+    from mnist_flax.loop import Plan
+    from mnist_flax.monitor.run_log import RunLog
+    from mnist_flax.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -92,14 +98,14 @@ def _check_processes(args: Args) -> None:
     if values == (None, None, None):
         return
     if not args.distributed or args.coordinator is None or args.num_processes is None or args.process_id is None:
-        told = f"coordinator={values[0]!r}, num_processes={values[1]}, process_id={values[2]}"
-        raise InputError(f"{told}: give all three together with --distributed, or none of them")
+        given = f"coordinator={values[0]!r}, num_processes={values[1]}, process_id={values[2]}"
+        raise InputError(f"{given}: give all three together with --distributed, or none of them")
     if not 0 <= args.process_id < args.num_processes:
         raise InputError(f"process_id={args.process_id} is out of range; give 0 to {args.num_processes - 1}")
 
 
 def train(
-    path: Path, run: RunInfo, dataset: datasets.Dataset, mesh: Any, signals: StopSignals, writer: AsyncWriter
+    path: Path, run: RunInfo, dataset: datasets.Dataset, mesh: "Mesh", signals: StopSignals, writer: AsyncWriter
 ) -> None:
     """Train from the latest checkpoint of a claimed workdir, or from the start, to the end."""
     from mnist_flax.compiled import RunDriver
@@ -125,15 +131,22 @@ def train(
     graph = training_graph(program.model, inference_variables(state), program.image_shape)
     writer.send(RunStarted(path, config, dataset, graph, start, [*history["history"]]))
     print_run_summary(run, program, plan, start)
-    _train_and_save(path, config, driver, state, start, plan, log, signals)
+    _run_loop(path, config.keep, driver, state, start, plan, log, signals)
     writer.send(RunFinished())
     writer.close()
     say(f"{log.result()} Saved in {path}")
     distributed.wait_for_all("finished")
 
 
-def _train_and_save(
-    path: Path, config: Config, driver: Any, state: Any, start: int, plan: Any, log: Any, signals: StopSignals
+def _run_loop(
+    path: Path,
+    keep: int,
+    driver: "RunDriver",
+    state: "TrainState",
+    start: int,
+    plan: "Plan",
+    log: "RunLog",
+    signals: StopSignals,
 ) -> None:
     """Run the loop to its end: log every call, save where the plan says so, stop when a signal says so."""
     from mnist_flax.loop import fit, not_finite
@@ -152,7 +165,7 @@ def _train_and_save(
                 log.update(event, progress)
                 if event.state is not None:
                     log.flush()
-                    checkpoint.save(directory, event.step, event.state, log.history, keep=config.keep)
+                    checkpoint.save(directory, event.step, event.state, log.history, keep=keep)
                     claim.check_still_there(path)
                     claim.mark_saved(path)
                     saved = event.step

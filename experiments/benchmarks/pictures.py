@@ -1,4 +1,4 @@
-"""The README's pictures, of a real run: its figures, TensorBoard and the page to draw on in a real browser.
+"""The pictures of the documentation, of a real run: its figures, TensorBoard and the page to draw on in a real browser.
 
 python experiments/benchmarks/pictures.py    # a minute; writes docs/images/*.png; needs the test extra and chromium
 """

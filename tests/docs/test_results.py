@@ -1,7 +1,8 @@
-"""No number in the README stands there by hand."""
+"""No number on the pages stands there by hand: each is that of a result file."""
 
 import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -10,39 +11,98 @@ import pytest
 
 from mnist_flax.analysis import tables
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-INCLUDED = re.findall(r"<!-- (experiments/results/\S+\.md) -->\n(.*?)\n?<!-- end -->", README, re.DOTALL)
-
-
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
+README = (ROOT / "README.md").read_text()
 STUDIES = ["regularization", "srivastava2014", "time_to_accuracy", "learning_rate", "precision"]
+BENCHMARKS = ["tutorial", "faults", "population", "bench_train", "cost"]
+COPIES = [
+    (path.name, *copy)
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for copy in re.findall(r"<!-- (experiments/results/\S+\.md) -->\n(.*?)\n?<!-- end -->", path.read_text(), re.DOTALL)
+]
 
 
-@pytest.mark.parametrize(("file", "text"), INCLUDED, ids=[file for file, _ in INCLUDED])
-def test_tables_are_those_of_the_result_files(file: str, text: str) -> None:
+def measured(name: str) -> list[dict]:
+    """The lines of a benchmark's file; the provenance first."""
+    return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("page", "file", "text"), COPIES, ids=[f"{page}-{file}" for page, file, _ in COPIES])
+def test_tables_are_those_of_the_result_files(page: str, file: str, text: str) -> None:
     assert text.strip() == (ROOT / file).read_text().strip()
 
 
-@pytest.mark.parametrize("name", ["tutorial", "faults", "population", "bench_train", "cost"])
-def test_tables_are_made_from_the_measurements(name: str) -> None:
-    code = f"import json, {name} as n; print(n.table([*map(json.loads, n.LINES.read_text().splitlines())]), end='')"
-    cwd = ROOT / "experiments"
-    made = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=True)
-    assert made.stdout == (ROOT / "experiments" / "results" / f"{name}.md").read_text()
+def test_the_pages_hold_tables() -> None:
+    files = {Path(file).stem for _, file, _ in COPIES}
+    assert files == {"bench_train", "faults", "population", "regularization", "tutorial"}
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, str]:
+    """Each benchmark's table, made again from its measurements."""
+    code = (
+        f"import json, {', '.join(BENCHMARKS)}; "
+        f"print(json.dumps({{m.__name__: m.table(m.load_results(m.LINES)) for m in ({', '.join(BENCHMARKS)})}}))"
+    )
+    cwd = ROOT / "experiments" / "benchmarks"
+    result = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_tables_are_made_from_the_measurements(name: str, made: dict[str, str]) -> None:
+    assert made[name] == (RESULTS / f"{name}.md").read_text()
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
+
+
+def test_the_speeds_of_the_readme_are_those_of_the_benchmark() -> None:
+    header, _, *all_rows = cells((RESULTS / "bench_train.md").read_text())
+    programs = {row[0]: dict(zip(reversed(header), reversed(row), strict=True)) for row in all_rows}
+    [said_header, _, *said], *_ = [cells(part) for part in README.split("\n\n") if part.startswith("| program |")]
+    for row in said:
+        assert row == [programs[row[0]][name] for name in said_header]
+    peers = [name for name in programs if not name.startswith("mnist_flax")]
+    fastest = [min(peers, key=lambda peer: float(programs[peer][name])) for name in said_header[1:3]]
+    assert ["mnist_flax", *fastest] == [row[0] for row in said]
+    assert len(peers) == 5 and measured("bench_train")[0]["cores"] == 2  # as the README says in words
+
+
+def test_the_checks_of_the_readme_are_those_of_the_measurements() -> None:
+    tutorial, faults = measured("tutorial")[1:], measured("faults")[1:]
+    programs = ("mnist_flax", "keras-tensorflow")
+    ours, theirs = ([100 * r["accuracy"][-1] for r in tutorial if r["program"] == p] for p in programs)
+    means = statistics.mean(ours), statistics.mean(theirs)
+    error = (statistics.variance(ours) / len(ours) + statistics.variance(theirs) / len(theirs)) ** 0.5
+    assert len(ours) == len(theirs)
+    runs = [row for row in faults if row["kind"] == "kills"]
+    lost, other = sum(r["exit_code"] != 0 for r in runs), sum(not r["bit_for_bit"] for r in runs if not r["exit_code"])
+    damaged = [row["outcome"] for row in faults if row["kind"] == "damage" and "already" not in row["outcome"]]
+    detected = damaged.count("named, set aside, the one before loaded")
+    for text in (
+        f"over {len(ours)} seeds",
+        f"{means[0]:.3f} % and {means[1]:.3f} %: {abs(means[0] - means[1]) / error:.2f} standard errors apart",
+        f"random moments, {sum(len(row['kills']) for row in runs)} times",
+        f"{lost} runs lost, {other} with other bits",
+        f"damaged, {len(damaged)} times | {detected} times detected",
+    ):
+        assert text in README
 
 
 def test_the_two_programs_are_less_than_two_standard_errors_apart() -> None:
-    rows = [json.loads(row) for row in (ROOT / "experiments/results/tutorial.jsonl").read_text().splitlines()][1:]
+    rows = measured("tutorial")[1:]
     ours, theirs = ([r["accuracy"][-1] for r in rows if r["program"] == p] for p in ("mnist_flax", "keras-tensorflow"))
     assert len(ours) == len(theirs) >= 10
-    mean = [sum(v) / len(v) for v in (ours, theirs)]
-    variance = [sum((x - m) ** 2 for x in v) / (len(v) - 1) / len(v) for v, m in zip((ours, theirs), mean, strict=True)]
-    assert abs(mean[0] - mean[1]) < 2 * sum(variance) ** 0.5
+    variance = sum(statistics.variance(values) / len(values) for values in (ours, theirs))
+    assert abs(statistics.mean(ours) - statistics.mean(theirs)) < 2 * variance**0.5
 
 
 def test_nothing_was_lost() -> None:
-    rows = [json.loads(row) for row in (ROOT / "experiments/results/faults.jsonl").read_text().splitlines()][1:]
+    rows = measured("faults")[1:]
     runs = [row for row in rows if row["kind"] == "kills"]
     assert sum(len(row["kills"]) for row in runs) >= 200 and all(row["bit_for_bit"] for row in runs)
     assert not [row for row in rows if row["kind"] == "damage" and "WRONG" in row["outcome"]]
@@ -50,18 +110,25 @@ def test_nothing_was_lost() -> None:
     assert len(inputs) >= 60 and all(row["exit_code"] == 2 and row["untouched"] for row in inputs)
 
 
-def test_modules_named_in_the_readme_exist() -> None:
-    for target in re.findall(r"\]\(([\w./]+)\)", README):
-        assert (ROOT / target).exists(), target
+def assert_known(text: str, results: str) -> None:
+    """Every number with two decimals or more in a text is one of the results, rounded."""
+    known = [float(number) for number in re.findall(r"\d+\.\d+", results)]
+    for number in re.findall(r"\d+\.\d\d+", text):
+        digits = len(number.split(".")[1])
+        assert any(round(value, digits) == float(number) for value in known), number
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_studies_are_told_as_they_came_out(name: str) -> None:
     rows = [json.loads(row) for row in (RESULTS / name / "results.jsonl").read_text().splitlines()]
-    told = (RESULTS / f"{name}.md").read_text()
-    assert told.startswith(tables.markdown(rows))
-    answer = (ROOT / "experiments" / f"{name}.py").read_text().split("Answer: ")[1].split('"""')[0]
-    known = [float(number) for number in re.findall(r"\d+\.\d+", told)]
-    for number in re.findall(r"\d+\.\d\d+", answer):
-        digits = len(number.split(".")[1])
-        assert any(round(value, digits) == float(number) for value in known), number
+    results = (RESULTS / f"{name}.md").read_text()
+    assert results.startswith(tables.markdown(rows))
+    assert_known((ROOT / "experiments" / f"{name}.py").read_text().split("Answer: ")[1].split('"""')[0], results)
+
+
+def test_the_list_of_studies_is_whole_and_true() -> None:
+    rows = {row[0].partition("]")[0].strip("["): row for row in cells((ROOT / "experiments/README.md").read_text())[2:]}
+    assert sorted(rows) == sorted(STUDIES) == sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
+    for name, (_, _, answer, link) in rows.items():
+        assert f"(results/{name}.md)" in link
+        assert_known(answer, (RESULTS / f"{name}.md").read_text())
