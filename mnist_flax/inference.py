@@ -17,10 +17,10 @@ from mnist_flax.workdir import run_info
 from mnist_flax.workdir.run_info import RunInfo
 
 if TYPE_CHECKING:
-    from mnist_flax.model import MLP
+    from mnist_flax.model import Network
 
 
-def load(path: str | Path, step: str | int = "latest") -> "tuple[MLP, dict[str, Any]]":
+def load(path: str | Path, step: str | int = "latest") -> "tuple[Network, dict[str, Any]]":
     """The network of a run, on whatever devices there are.
 
     Args:
@@ -39,7 +39,7 @@ def load(path: str | Path, step: str | int = "latest") -> "tuple[MLP, dict[str, 
     return model, variables
 
 
-def load_network(workdir: Path, run: RunInfo, step: str | int) -> "tuple[int, MLP, dict[str, Any]]":
+def load_network(workdir: Path, run: RunInfo, step: str | int) -> "tuple[int, Network, dict[str, Any]]":
     """As `load`, of an absolute path whose `config.json` has been read; the number of the step comes first."""
     step = int(step) if isinstance(step, str) and step.isdecimal() else step
     if step not in ("latest", "best") and not isinstance(step, int):
@@ -73,7 +73,7 @@ def find_dataset(run: RunInfo, data_dir: Path | None) -> datasets.Dataset:
     return dataset
 
 
-def logits_of(model: "MLP", variables: dict[str, Any], images: np.ndarray, batch_size: int) -> np.ndarray:
+def logits_of(model: "Network", variables: dict[str, Any], images: np.ndarray, batch_size: int) -> np.ndarray:
     """Logits float32 [N, C] of uint8 or float images [N, ...], computed in batches of one compiled size."""
     import jax
 

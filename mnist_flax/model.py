@@ -97,7 +97,11 @@ class MLP(nn.Module):
         return kernel.T.reshape(-1, *image_shape)
 
 
-def make_model(static: StaticConfig, num_classes: int) -> MLP:
+Network = MLP
+"""The type of any network: another one, which answers the same three questions, is added here with `|`."""
+
+
+def make_model(static: StaticConfig, num_classes: int) -> Network:
     """The network that a config describes."""
     return MLP(static.widths, static.batch_norm_layers, num_classes, static.precision)
 

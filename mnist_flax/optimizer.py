@@ -18,11 +18,11 @@ import optax
 from jax import Array
 
 from mnist_flax.config import Hyperparams, StaticConfig
-from mnist_flax.model import MLP
+from mnist_flax.model import Network
 
 
 def make_optimizer(
-    hparams: Hyperparams, static: StaticConfig, model: MLP, steps_per_epoch: int
+    hparams: Hyperparams, static: StaticConfig, model: Network, steps_per_epoch: int
 ) -> optax.GradientTransformation:
     """Adam (Kingma & Ba, ICLR 2015) on the gradient of cross-entropy + l2 * sum(kernel^2).
 
@@ -42,7 +42,7 @@ def make_optimizer(
     )
 
 
-def l2_sum(params: Any, static: StaticConfig, model: MLP) -> Array:
+def l2_sum(params: Any, static: StaticConfig, model: Network) -> Array:
     """sum(kernel^2) over the kernels of `l2_layers`, without 1/2: [], to be multiplied by the `l2` weight."""
     total = jnp.zeros(())
     for layer in static.l2_layers:
@@ -53,7 +53,7 @@ def l2_sum(params: Any, static: StaticConfig, model: MLP) -> Array:
     return total
 
 
-def kernel_mask(model: MLP, layers: Collection[int], params: Any) -> Any:
+def kernel_mask(model: Network, layers: Collection[int], params: Any) -> Any:
     """A tree like `params`, True at the kernels of `layers` alone.
 
     It goes by path, not by ndim: the leaves of a population have one more axis.

@@ -15,7 +15,7 @@ import optax
 from jax import Array
 
 from mnist_flax.config import Config, Hyperparams, StaticConfig
-from mnist_flax.model import MLP, make_model
+from mnist_flax.model import Network, make_model
 from mnist_flax.optimizer import l2_sum, make_optimizer, schedule_factor
 
 
@@ -29,7 +29,7 @@ class Program:
     steps_per_epoch: int  # the last, short batch included
 
     @functools.cached_property
-    def model(self) -> MLP:
+    def model(self) -> Network:
         """The network."""
         return make_model(self.static, self.num_classes)
 

@@ -26,13 +26,13 @@ from mnist_flax.workdir import run_info
 from mnist_flax.workdir.run_info import RunInfo
 
 if TYPE_CHECKING:
-    from mnist_flax.export.network import Network
+    from mnist_flax.export.network import TrainedNetwork
 
 SUFFIXES = {"keras": (".keras", ".h5"), "onnx": (".onnx",), "stablehlo": (".stablehlo",), "html": (".html",)}
 CHECKED = 1000  # examples of the evaluation split
 TOLERANCE = 1e-4  # of a logit
 
-Write = Callable[[Path, "Network", dict[str, Any]], None]
+Write = Callable[[Path, "TrainedNetwork", dict[str, Any]], None]
 Logits = Callable[[Path, np.ndarray], np.ndarray]
 
 
@@ -72,11 +72,11 @@ def run(args: Args, signals: StopSignals) -> None:
 
     import jax
 
-    from mnist_flax.export.network import Network
+    from mnist_flax.export.network import TrainedNetwork
     from mnist_flax.program import make_program
 
     model = make_program(replace(info.config, precision="float32"), info.data).model  # whatever training multiplied in
-    network = Network(info.config, dataset.image_shape, info.data["class_names"], model, variables)
+    network = TrainedNetwork(info.config, dataset.image_shape, info.data["class_names"], model, variables)
     # Some devices multiply float32 matrices in less precision unless told otherwise.
     with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"), signals.deferred():
         want = inference.logits_of(model, variables, split.images, info.config.eval_batch_size)

@@ -11,10 +11,10 @@ import numpy as np
 from py_mini_racer import MiniRacer
 
 from mnist_flax.export import page
-from mnist_flax.export.network import Network, fold_batch_norm
+from mnist_flax.export.network import TrainedNetwork, fold_batch_norm
 
 
-def write(path: Path, network: Network, about: dict[str, Any]) -> None:
+def write(path: Path, network: TrainedNetwork, about: dict[str, Any]) -> None:
     """Write a network of images [28, 28, 1] and at most 10 classes, with its metadata in JSON values."""
     text = page.render(fold_batch_norm(network.dense_layers()), class_names=network.class_names, about=about)
     path.write_text(text, encoding="utf-8")

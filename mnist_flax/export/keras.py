@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mnist_flax.config import Config
-from mnist_flax.export.network import Network
+from mnist_flax.export.network import TrainedNetwork
 from mnist_flax.model import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
 
 os.environ["KERAS_BACKEND"] = "jax"  # whatever the user's Keras is set to: only this one is surely there
@@ -31,7 +31,7 @@ keras.config.set_floatx("float32")
 NAME = "mnist_flax"
 
 
-def write(path: Path, network: Network, about: dict[str, Any]) -> None:
+def write(path: Path, network: TrainedNetwork, about: dict[str, Any]) -> None:
     """Write a network, with its metadata in JSON values; the path ends in .keras or .h5."""
     layers = network.dense_layers()
     model: Any = build(network.config, network.image_shape, len(network.class_names))

@@ -7,18 +7,18 @@ import numpy as np
 
 from mnist_flax.config import Config
 from mnist_flax.errors import InputError
-from mnist_flax.model import BATCH_NORM_EPSILON, MLP, DenseLayer
+from mnist_flax.model import BATCH_NORM_EPSILON, DenseLayer, Network
 
 
 @dataclass(frozen=True)
-class Network:
+class TrainedNetwork:
     """A trained network, and the settings that its file may mention."""
 
     config: Config
     image_shape: tuple[int, ...]
     """[H, W, C]"""
     class_names: list[str]
-    model: MLP
+    model: Network
     """Multiplies in float32, whatever training multiplied in."""
     variables: dict[str, Any]
     """params and batch_stats."""

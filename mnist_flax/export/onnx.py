@@ -16,14 +16,14 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from mnist_flax.export.network import Network
+from mnist_flax.export.network import TrainedNetwork
 from mnist_flax.model import BATCH_NORM_EPSILON
 
 # ONNX 1.10 of 2021: the first with the BatchNormalization of today, and read by every runtime since.
 OPSET, IR_VERSION = 15, 8
 
 
-def write(path: Path, network: Network, about: dict[str, Any]) -> None:
+def write(path: Path, network: TrainedNetwork, about: dict[str, Any]) -> None:
     """Write a network, with its metadata in JSON values, after `onnx.checker` has passed it."""
     nodes: list[onnx.NodeProto] = []
     weights: list[onnx.TensorProto] = []

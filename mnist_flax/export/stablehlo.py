@@ -15,12 +15,12 @@ import jax
 import jax.export
 import numpy as np
 
-from mnist_flax.export.network import Network
+from mnist_flax.export.network import TrainedNetwork
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write(path: Path, network: Network, about: dict[str, Any]) -> None:
+def write(path: Path, network: TrainedNetwork, about: dict[str, Any]) -> None:
     """Write a network, with its metadata in JSON values."""
     shape = jax.export.symbolic_shape(", ".join(["N", *map(str, network.image_shape)]))
     apply = jax.jit(lambda images: network.model.apply(network.variables, images))

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend import core
 
-from mnist_flax.model import MLP
+from mnist_flax.model import Network
 from mnist_flax.monitor.messages import Node
 
 
-def training_graph(model: MLP, variables: dict[str, Any], image_shape: tuple[int, ...]) -> list[Node]:
+def training_graph(model: Network, variables: dict[str, Any], image_shape: tuple[int, ...]) -> list[Node]:
     """Nodes of a forward pass in training: the images, the parameters by their path, operations in their layer's group.
 
     A batch of one size stands for all.

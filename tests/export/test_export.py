@@ -28,7 +28,7 @@ from mnist_flax.config import Config, Hyperparams
 from mnist_flax.data import batches, datasets
 from mnist_flax.export import __main__ as export
 from mnist_flax.export import keras as export_keras
-from mnist_flax.export.network import Network
+from mnist_flax.export.network import TrainedNetwork
 from mnist_flax.metrics import softmax
 from mnist_flax.model import make_model
 from mnist_flax.process import signals, versions
@@ -98,7 +98,7 @@ def metadata_of(path: Path) -> dict[str, Any]:
 
 
 @functools.cache
-def made(variant: str) -> tuple[Network, np.ndarray, np.ndarray]:
+def made(variant: str) -> tuple[TrainedNetwork, np.ndarray, np.ndarray]:
     """A network with random weights, BatchNorm's statistics among them; seven images, and their logits."""
     config, shape, classes = VARIANTS[variant]
     model, rng = make_model(config.static(), classes), np.random.default_rng(0)
@@ -108,7 +108,7 @@ def made(variant: str) -> tuple[Network, np.ndarray, np.ndarray]:
     logits = np.asarray(jax.jit(model.apply)(variables, images))
     assert logits.std(axis=0).min() > 0.01  # something to compare
     names = [str(c) for c in range(classes)]
-    return Network(config, tuple(shape), names, model, {"batch_stats": {}} | variables), images, logits
+    return TrainedNetwork(config, tuple(shape), names, model, {"batch_stats": {}} | variables), images, logits
 
 
 @pytest.mark.parametrize(("variant", "suffix"), CASES)

@@ -18,13 +18,13 @@ from exporting import KINDS, MODULES, run_here
 import mnist_flax
 from mnist_flax.export import __main__ as export
 from mnist_flax.export import onnx as export_onnx
-from mnist_flax.export.network import Network
+from mnist_flax.export.network import TrainedNetwork
 
 
 def shifted_by(amount: float, write: export.Write) -> export.Write:
     """A writer that gets one bias of the output layer wrong, and with it one logit."""
 
-    def wrong(path: Path, network: Network, about: dict[str, Any]) -> None:
+    def wrong(path: Path, network: TrainedNetwork, about: dict[str, Any]) -> None:
         params = {layer: dict(leaves) for layer, leaves in network.variables["params"].items()}
         params["dense_3"]["bias"] = params["dense_3"]["bias"] + np.float32(amount) * (np.arange(10) == 4)
         write(path, dataclasses.replace(network, variables=network.variables | {"params": params}), about)
