@@ -11,7 +11,7 @@ from typing import Any
 from mnist_flax import inference, metrics
 from mnist_flax.data import splits
 from mnist_flax.process import cli, files
-from mnist_flax.process.signals import StopSignals
+from mnist_flax.process.cli import StopSignals
 from mnist_flax.process.terminal import say
 from mnist_flax.workdir import run_info
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 from mnist_flax.config import Config
 from mnist_flax.data import datasets, splits
 from mnist_flax.errors import InputError, RunError
-from mnist_flax.monitor.async_writer import AsyncWriter
-from mnist_flax.monitor.messages import RunFinished, RunStarted
+from mnist_flax.monitor.async_writer import AsyncWriter, RunFinished, RunStarted
 from mnist_flax.process import cli
+from mnist_flax.process.cli import Stopped, StopSignals
 from mnist_flax.process.files import write_lines
-from mnist_flax.process.signals import Stopped, StopSignals
 from mnist_flax.process.terminal import Progress, mute, say, track, warn
 from mnist_flax.process.versions import versions
 from mnist_flax.workdir import claim

@@ -15,7 +15,7 @@ from mnist_flax.config import Config, Hyperparams, flatten, from_json, to_json
 from mnist_flax.errors import InputError
 from mnist_flax.settings import LATER, Between, Layers, Matches, Setting, settings_of
 from mnist_flax.state import as_arrays
-from mnist_flax.sweep.overrides import override
+from mnist_flax.sweep.experiment import override
 
 PACKAGE = Path(__file__).parents[1] / "mnist_flax"
 SETTINGS = settings_of(Hyperparams) | settings_of(Config)

@@ -30,7 +30,7 @@ import jax, numpy as np
 import mnist_flax
 from mnist_flax import Config, train
 from mnist_flax.export import __main__ as export
-from mnist_flax.process.signals import StopSignals
+from mnist_flax.process.cli import StopSignals
 from mnist_flax.sweep import __main__ as sweep
 
 signals, quiet = StopSignals(), {"figures": False, "tensorboard": False}

@@ -8,8 +8,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mnist_flax.analysis.labels import ACCURACY, Levels, left_out, shown, spoken
-from mnist_flax.analysis.scales import axis_of, color_scale, scale_of
+from mnist_flax.analysis.labels import ACCURACY, Levels, axis_of, color_scale, left_out, scale_of, shown, spoken
 from mnist_flax.analysis.summaries import Summary
 from mnist_flax.figures.axes import COLORS, open_figure
 

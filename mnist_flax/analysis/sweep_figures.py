@@ -12,8 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_flax.analysis.labels import ACCURACY, Levels, aligned, described, left_out, shown, spoken
-from mnist_flax.analysis.scales import color_scale, percent, scale_of
+from mnist_flax.analysis.labels import (
+    ACCURACY,
+    Levels,
+    aligned,
+    color_scale,
+    described,
+    left_out,
+    percent,
+    scale_of,
+    shown,
+    spoken,
+)
 from mnist_flax.analysis.search_figures import importance, parallel
 from mnist_flax.analysis.summaries import (
     Row,

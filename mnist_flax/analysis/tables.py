@@ -8,9 +8,8 @@ import io
 import math
 from pathlib import Path
 
-from mnist_flax.analysis.effects import effects
 from mnist_flax.analysis.labels import described, shown
-from mnist_flax.analysis.summaries import STAGES, Row, Summary, configuration_key, factors, summarize
+from mnist_flax.analysis.summaries import STAGES, Row, Summary, configuration_key, effects, factors, summarize
 from mnist_flax.process.files import write_lines, write_text
 
 

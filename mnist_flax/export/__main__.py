@@ -19,7 +19,7 @@ from mnist_flax import inference
 from mnist_flax.config import to_json
 from mnist_flax.errors import InputError, RunError
 from mnist_flax.process import cli, files
-from mnist_flax.process.signals import Stopped, StopSignals
+from mnist_flax.process.cli import Stopped, StopSignals
 from mnist_flax.process.terminal import say
 from mnist_flax.process.versions import commit, versions
 from mnist_flax.workdir import run_info

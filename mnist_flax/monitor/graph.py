@@ -11,7 +11,7 @@ from jax import Array
 from jax.extend import core
 
 from mnist_flax.model import Network
-from mnist_flax.monitor.messages import Node
+from mnist_flax.monitor.async_writer import Node
 
 
 def training_graph(model: Network, variables: dict[str, Any], image_shape: tuple[int, ...]) -> list[Node]:

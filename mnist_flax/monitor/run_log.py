@@ -17,8 +17,7 @@ from rich.box import SIMPLE
 
 from mnist_flax.config import Config
 from mnist_flax.loop import Event, Plan
-from mnist_flax.monitor.async_writer import AsyncWriter
-from mnist_flax.monitor.messages import EpochDone, StepScalars
+from mnist_flax.monitor.async_writer import AsyncWriter, EpochDone, StepScalars
 from mnist_flax.process.files import append_line
 from mnist_flax.process.terminal import Progress, say
 from mnist_flax.program import Program

@@ -26,7 +26,7 @@ from tensorboardX.event_file_writer import EventsWriter
 
 from mnist_flax.config import Config, to_json
 from mnist_flax.figures.pictures import largest_units, mosaic
-from mnist_flax.monitor.messages import Node
+from mnist_flax.monitor.async_writer import Node
 from mnist_flax.process.files import replacing
 
 if TYPE_CHECKING:

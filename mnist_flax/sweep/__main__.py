@@ -22,12 +22,11 @@ from mnist_flax.config import Config, to_json
 from mnist_flax.data import datasets, splits
 from mnist_flax.errors import InputError, RunError
 from mnist_flax.process import cli
-from mnist_flax.process.signals import Stopped, StopSignals
+from mnist_flax.process.cli import Stopped, StopSignals
 from mnist_flax.process.terminal import say, track
 from mnist_flax.process.versions import commit
 from mnist_flax.sweep import directory, experiment_file, stages
-from mnist_flax.sweep.experiment import Experiment
-from mnist_flax.sweep.overrides import to_plain
+from mnist_flax.sweep.experiment import Experiment, to_plain
 from mnist_flax.sweep.progress import SweepProgress
 
 _SAID = {"selection": "validation", "final": "test"}

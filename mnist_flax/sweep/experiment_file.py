@@ -25,8 +25,16 @@ from typing import Any
 
 from mnist_flax.config import Config, flatten
 from mnist_flax.errors import InputError
-from mnist_flax.sweep.experiment import SHARED_SETTINGS, Experiment, located, sample
-from mnist_flax.sweep.overrides import Overrides, override, overrides_key, to_plain
+from mnist_flax.sweep.experiment import (
+    SHARED_SETTINGS,
+    Experiment,
+    Overrides,
+    located,
+    override,
+    overrides_key,
+    sample,
+    to_plain,
+)
 
 
 def load(path: Path, trials: int | None = None) -> Experiment:

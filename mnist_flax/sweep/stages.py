@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_flax.analysis.summaries import choose
 from mnist_flax.config import Config, Hyperparams
-from mnist_flax.sweep.experiment import Experiment, sample
-from mnist_flax.sweep.overrides import Overrides, overrides_key
+from mnist_flax.sweep.experiment import Experiment, Overrides, overrides_key, sample
 
 if TYPE_CHECKING:
     import optuna

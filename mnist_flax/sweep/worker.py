@@ -15,7 +15,7 @@ import optuna
 
 from mnist_flax.config import Config
 from mnist_flax.data.datasets import Dataset, dataset_info
-from mnist_flax.process.signals import Stopped, StopSignals
+from mnist_flax.process.cli import Stopped, StopSignals
 from mnist_flax.process.terminal import warn
 from mnist_flax.process.versions import commit, versions
 from mnist_flax.sweep import members

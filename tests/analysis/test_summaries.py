@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from mnist_flax.analysis import effects, summaries, tables
+from mnist_flax.analysis import summaries, tables
 
 
 def row(value: float | None, stage: str = "selection", method: str = "", member: int = 0, **overrides: Any) -> dict:
@@ -84,7 +84,7 @@ def test_one_effect_is_a_t_test() -> None:
     rows = factorial({"l2": [0.001, 0]}, [3, 5])
     low, high = ([100 * r["value"] for r in rows if r["overrides"]["l2"] == level] for level in (0, 0.001))
     want = scipy.stats.ttest_ind(high, low).confidence_interval(0.95)
-    [effect] = effects.effects(rows)
+    [effect] = summaries.effects(rows)
     assert effect.factors == ("l2",)
     assert effect[1:] == pytest.approx((np.mean(high) - np.mean(low), *want))
 
@@ -103,20 +103,22 @@ def test_effects_are_twice_the_coefficients_of_least_squares(counts: list[int]) 
     errors = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * residual[0] / freedom)
     half = scipy.stats.t.ppf(0.975, freedom) * errors
     want = 2 * np.stack([coefficients, coefficients - half, coefficients + half], 1)[1:]
-    found = effects.effects(rows)
+    found = summaries.effects(rows)
     assert [e.factors for e in found] == [tuple(list(FACTORS)[i] for i in term) for term in terms[1:]]
     np.testing.assert_allclose([e[1:] for e in found], want, rtol=1e-9, atol=1e-9)
 
 
 def test_effects_need_the_full_design() -> None:
     rows = factorial(FACTORS, [2])
-    assert len(effects.effects(rows)) == 7
-    assert not effects.effects([r for r in rows if r["overrides"] | {"seed": 0} != rows[0]["overrides"] | {"seed": 0}])
-    assert not effects.effects(rows[1:])  # a cell of one value
-    assert not effects.effects([*rows[1:], rows[0] | {"value": None}])
-    assert not effects.effects(factorial(FACTORS | {"l2": [0, 0.1, 0.2]}, [2]))
-    assert not effects.effects([r | {"method": r["overrides"]["schedule"]} for r in rows])
-    assert not effects.effects([r for r in rows if r["stage"] == "final"])
+    assert len(summaries.effects(rows)) == 7
+    assert not summaries.effects(
+        [r for r in rows if r["overrides"] | {"seed": 0} != rows[0]["overrides"] | {"seed": 0}]
+    )
+    assert not summaries.effects(rows[1:])  # a cell of one value
+    assert not summaries.effects([*rows[1:], rows[0] | {"value": None}])
+    assert not summaries.effects(factorial(FACTORS | {"l2": [0, 0.1, 0.2]}, [2]))
+    assert not summaries.effects([r | {"method": r["overrides"]["schedule"]} for r in rows])
+    assert not summaries.effects([r for r in rows if r["stage"] == "final"])
 
 
 def test_the_tables_of_a_grid() -> None:
@@ -187,4 +189,4 @@ def test_files_hold_everything(tmp_path: Path) -> None:
 
 def test_nothing_is_no_table(tmp_path: Path) -> None:
     tables.write_tables(tmp_path, [])
-    assert tables.markdown([]) == "" and summaries.choose([]) == {} and effects.effects([]) == []
+    assert tables.markdown([]) == "" and summaries.choose([]) == {} and summaries.effects([]) == []

@@ -31,7 +31,7 @@ from mnist_flax.export import keras as export_keras
 from mnist_flax.export.network import TrainedNetwork
 from mnist_flax.metrics import softmax
 from mnist_flax.model import make_model
-from mnist_flax.process import signals, versions
+from mnist_flax.process import cli, versions
 
 DEEP = Config(
     hparams=Hyperparams(dropout_rate=0.5, l2=0.01, max_norm=2.0, learning_rate=0.003),
@@ -135,7 +135,7 @@ def written(finished: Path, command: Command, tmp_path_factory: pytest.TempPathF
     paths = {suffix: root / f"tiny{suffix}" for suffix in KINDS}
     for suffix, path in paths.items():
         if suffix != ".keras":
-            export.run(export.Args(finished, KINDS[suffix], path), signals.StopSignals())
+            export.run(export.Args(finished, KINDS[suffix], path), cli.StopSignals())
             continue
         result = command("export", "--workdir", finished, "--format", "keras", "--out", path)
         assert (result.returncode, result.stderr) == (0, ""), result.stderr
@@ -243,7 +243,7 @@ def test_keras_files_reopen(
 @pytest.mark.parametrize("suffix", KINDS)
 def test_a_run_in_bfloat16_is_exported_in_float32(suffix: str, bfloat16: Path, digits: batches.Split) -> None:
     path = bfloat16.with_suffix(suffix)
-    export.run(export.Args(bfloat16, KINDS[suffix], path), signals.StopSignals())
+    export.run(export.Args(bfloat16, KINDS[suffix], path), cli.StopSignals())
     model, variables = mnist_flax.load(bfloat16)
     images = digits.images[..., None]
     got, rounded = logits_of(path, images), np.asarray(model.apply(variables, images))

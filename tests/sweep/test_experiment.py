@@ -7,7 +7,7 @@ import pytest
 from mnist_flax.config import Config, Hyperparams
 from mnist_flax.errors import InputError
 from mnist_flax.sweep import experiment, experiment_file
-from mnist_flax.sweep.overrides import override, overrides_key, to_plain
+from mnist_flax.sweep.experiment import override, overrides_key, to_plain
 
 HEAD = """from mnist_flax import Config
 BASE = Config(train_split="train[:200]", eval_split="train[200:400]")
