@@ -1,7 +1,6 @@
 """Use a trained network: load a run, find its data, compute logits.
 
 model, variables = load("exp1")
-logits = model.apply(variables, images)
 """
 
 from pathlib import Path

@@ -1,7 +1,6 @@
 """Words and scales for the figures and tables of a sweep.
 
 described({"l2": 0.001, "widths": [64, 32]}, ["widths", "l2"])  # "widths=64 32, l2=0.001"
-place, ticks = axis_of([1e-4, 1e-3, 1e-2], "log")
 """
 
 import math

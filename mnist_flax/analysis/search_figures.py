@@ -1,8 +1,4 @@
-"""Figures of a search.
-
-figure = parallel(selection, levels)  # a line for each configuration
-figure = importance({"learning_rate": 0.7, "l2": 0.3})
-"""
+"""Draw the figures that only a search has: parallel coordinates, and the importance of each hyperparameter."""
 
 import textwrap
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""What a sweep found: each configuration over its seeds, and the best of them.
-
-    summarize(rows)  # each configuration: n, mean, standard deviation, 95 % interval of the mean
-    choose(rows)     # {"": {"l2": 0.001, "dropout_rate": 0.2}}: for each method, the best on validation
+"""What a sweep found: each configuration over its seeds, the best of them, the effects of two-level factors.
 
 A row is one member, a line of results.jsonl. A configuration is a row's overrides without the seed, within its stage
 and method. A factor is an override, other than the seed, with more than one value in the selection stage.

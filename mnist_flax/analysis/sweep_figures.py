@@ -1,9 +1,7 @@
-"""Figures of a sweep, as PNG.
+"""Figures of a sweep, as PNG, from the rows of results.jsonl: `sweep_figures(directory, rows, searched=False)`.
 
-    sweep_figures(directory, rows, searched=False)  # curves.png, heatmap.png, ..., final.png: those that the rows give
-
-The rows are the lines of results.jsonl. Members that diverged are left out of means, and counted in the figure.
-Markers, line styles and positions show what colours show.
+Members that diverged are left out of means, and counted in the figure. Markers, line styles and positions show what
+colours show.
 """
 
 import math
@@ -50,11 +48,8 @@ def sweep_figures(
 ) -> list[Path]:
     """Write the figures that make sense for these rows, each by one rename, and return their paths.
 
-    Args:
-      directory: where to; it exists.
-      rows: one a member.
-      searched: whether the overrides come from a search space, not from a grid.
-      importances: share of each hyperparameter of a search, from 0 to 1.
+    `searched` says whether the overrides come from a search space, not from a grid; `importances` are the share of each
+    hyperparameter of a search, from 0 to 1.
     """
     drawings = sweep_drawings(rows, searched, importances or {})
     return [save(figure, directory / f"{name}.png") for name, figure in drawings.items()]

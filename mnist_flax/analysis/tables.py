@@ -1,7 +1,4 @@
-"""The tables of a sweep: results.jsonl, summary.csv and summary.md.
-
-write_tables(directory, rows)
-"""
+"""The tables of a sweep: results.jsonl, summary.csv and summary.md."""
 
 import csv
 import io

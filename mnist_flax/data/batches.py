@@ -1,8 +1,4 @@
-"""Batches as arrays of indices: every example once, padding marked by -1.
-
-epoch_batches(60_000, 128, seed=0, epoch=0)  # int32 [469, 128], -1 where the last batch is short
-eval_batches(10_000, 1000)  # int32 [10, 1000], in order
-"""
+"""Batches as arrays of indices: every example once, padding marked by -1."""
 
 from typing import NamedTuple
 
@@ -17,11 +13,7 @@ class Split(NamedTuple):
 
 
 def epoch_batches(num_examples: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of one epoch: every index once, a function of (seed, epoch) alone.
-
-    Returns:
-      int32 [S, B] with S = ceil(num_examples / B); the last batch is filled up with -1.
-    """
+    """The order of one epoch, a function of (seed, epoch) alone: every index once, int32 [S, B], filled up with -1."""
     order = np.random.default_rng((seed, epoch)).permutation(num_examples)
     return _in_batches(order, batch_size)
 

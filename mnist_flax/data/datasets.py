@@ -35,11 +35,7 @@ class Dataset:
     sha256: dict[str, str]
 
     def read(self, split: str) -> Split:
-        """The examples of a TFDS split string, memory-mapped where it is one range.
-
-        Raises:
-          InputError: the dataset has no such split, or it is empty.
-        """
+        """The examples of a TFDS split string, memory-mapped where it is one range; `InputError` if it has none."""
         parts = [self._slice(name, start, stop) for name, start, stop in splits.ranges(split, self.examples)]
         if len(parts) == 1:
             images, labels = parts[0]  # still memory-mapped
@@ -70,8 +66,7 @@ def default_data_dir() -> Path:
 def open_dataset(name: str, data_dir: Path, manual_dir: Path | None = None, track: Track = no_track) -> Dataset:
     """Find the decoded copy of a dataset; prepare, download or repair what is missing (see `prepare`).
 
-    Raises:
-      InputError: there is no such dataset, its files are damaged, or they cannot be fetched or written.
+    Raises `InputError` if there is no such dataset, its files are damaged, or they cannot be fetched or written.
     """
     is_idx = name in prepare.IDX_DATASETS
     if is_idx and manual_dir:

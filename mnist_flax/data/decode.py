@@ -1,7 +1,4 @@
-"""Decode a dataset that TFDS has prepared, once, into .npy files that can be mapped into memory.
-
-decode("mnist", find_prepared("mnist", data_dir), directory, track)
-"""
+"""Decode a dataset that TFDS has prepared, once, into .npy files that can be mapped into memory."""
 
 import hashlib
 import importlib
@@ -37,21 +34,10 @@ def find_prepared(name: str, data_dir: Path) -> Any:
 
 
 def decode(name: str, builder: Any, decoded: Path, track: Track) -> dict[str, Any]:
-    """Write every split as two .npy files and their description, then make them visible at once.
+    """Write every split as two .npy files and their description; only for the holder of the data directory.
 
-    Only for the holder of the data directory.
-
-    Args:
-      name: of the dataset.
-      builder: from `find_prepared`.
-      decoded: the directory to write.
-      track: shows progress.
-
-    Returns:
-      The description, as in `spec.json`: image_shape, class_names, examples (a split) and sha256 (a file).
-
-    Raises:
-      InputError: it has no uint8 images of one size, or no labels.
+    Returns the description, as in `spec.json`: image_shape, class_names, examples (of each split) and sha256 (of each
+    file). Raises `InputError` for a dataset without uint8 images of one size, or without labels.
     """
     shape, class_names = _features(name, builder)
     examples = {split: int(info.num_examples) for split, info in builder.info.splits.items()}

@@ -1,6 +1,4 @@
-"""A picture of a digit, of any size and colour, as MNIST would have it.
-
-image = read(Path("digit.png"))  # uint8 [28, 28], light ink on dark ground
+"""A picture of a digit, of any size and colour, as MNIST would have it: uint8 [28, 28], light ink on dark ground.
 
 As LeCun et al. (Proc. IEEE 86, 1998) made theirs from NIST's: scaled to fit a box of 20 x 20 pixels, keeping its shape,
 with grey levels from anti-aliasing, and shifted so that its centre of mass is the centre of 28 x 28 pixels.
@@ -24,8 +22,7 @@ _NOISE = 0.1  # of the darkest ink: below it is paper
 def read(source: Path | bytes) -> np.ndarray:
     """The digit in a PNG or JPEG file, or in its bytes: uint8 [28, 28].
 
-    Raises:
-      InputError: it cannot be read, is not such a picture, is empty, huge or animated, or shows nothing.
+    Raises `InputError` if it cannot be read, is not such a picture, is empty, huge or animated, or shows nothing.
     """
     name = "-" if isinstance(source, bytes) else str(source)
     try:
@@ -56,8 +53,7 @@ def read(source: Path | bytes) -> np.ndarray:
 def as_mnist(grey: np.ndarray) -> np.ndarray:
     """Normalise a grey picture, uint8 [H, W], dark on light or light on dark, to uint8 [28, 28].
 
-    Raises:
-      InputError: nothing stands out from its border.
+    Raises `InputError` if nothing stands out from its border.
     """
     ground = np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]]))
     ink = np.abs(grey.astype(np.float32) - ground)  # [H, W]

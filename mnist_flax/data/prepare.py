@@ -1,6 +1,4 @@
-"""Prepare MNIST and the datasets in its file format as TFDS would, without TensorFlow.
-
-    prepare("mnist", data_dir, manual_dir=None, track=track)  # data_dir/mnist/3.0.1/, in ArrayRecord form
+"""Prepare MNIST and the datasets in its file format as TFDS would, without TensorFlow, in ArrayRecord form.
 
 For `mnist` the files in this package are the source, so that no network is needed.
 """
@@ -47,15 +45,8 @@ def is_prepared(name: str, data_dir: Path) -> bool:
 def prepare(name: str, data_dir: Path, manual_dir: Path | None, track: Track) -> None:
     """Write an IDX dataset as TFDS would: the same examples, in the same order. Only for the holder of `data_dir`.
 
-    Args:
-      name: `mnist`, `fashion_mnist` or `kmnist`.
-      data_dir: where prepared datasets live, laid out as TFDS does.
-      manual_dir: a directory with the four canonical files, used instead of their URLs.
-      track: shows progress.
-
-    Raises:
-      InputError: a file is missing, damaged or cannot be fetched.
-      OSError: `data_dir` cannot be written.
+    `manual_dir` has the four canonical files, and is used instead of their URLs. Raises `InputError` if a file is
+    missing, damaged or cannot be fetched, and `OSError` if `data_dir` cannot be written.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered

@@ -1,7 +1,6 @@
 """TFDS split strings: which examples they name.
 
 ranges("train[:50%]", {"train": 60000, "test": 10000})  # [("train", 0, 30000)]
-overlap("train[:50000]", "train[50000:]", {"train": 60000})  # False
 """
 
 import re
@@ -11,11 +10,7 @@ from mnist_flax.errors import InputError
 
 
 def ranges(split: str, examples: dict[str, int]) -> list[tuple[str, int, int]]:
-    """The (name, start, stop) that a split string means.
-
-    Raises:
-      InputError: it is none, or it holds no example.
-    """
+    """The (name, start, stop) that a split string means; raises `InputError` if it means nothing, or no example."""
     if split in examples:
         return [(split, 0, examples[split])]
     # The common form, as TFDS reads it, without half a second for its import.

@@ -1,6 +1,6 @@
 """A network as one HTML page that works without a network connection; the page itself is `page`'s.
 
-The metadata is shown on it. The self-check runs the page's own JavaScript in V8, the engine of Chrome and Node.
+Its check runs the page's own JavaScript in V8, the engine of Chrome and Node.
 """
 
 from html.parser import HTMLParser

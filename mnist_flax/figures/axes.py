@@ -1,8 +1,4 @@
-"""Open a figure of matplotlib's, and save it as PNG. No pyplot: nothing global is touched, no display is needed.
-
-figure, axes = open_figure("a title", width=6.5, height=4)  # inches
-save(figure, directory / "curves.png")
-"""
+"""Open a figure of matplotlib's, and save it as PNG. No pyplot: nothing global is touched, no display is needed."""
 
 import textwrap
 from collections.abc import Sequence

@@ -21,15 +21,10 @@ def evaluation_figures(
     first_layer: np.ndarray,
     names: list[str],
 ) -> None:
-    """Write confusion.png, mistakes.png, reliability.png and weights.png.
+    """Write confusion.png, mistakes.png, reliability.png and weights.png into a directory, made if it is missing.
 
-    Args:
-      directory: where to; made if it is missing.
-      images: uint8 [N, H, W, C].
-      labels: int [N].
-      logits: float [N, classes].
-      first_layer: float [units, H, W, C], the incoming weights of the first layer's units.
-      names: of the classes.
+    Images are uint8 [N, H, W, C], labels int [N], logits float [N, classes]; `first_layer` is float [units, H, W, C],
+    the incoming weights of the first layer's units.
     """
     directory.mkdir(exist_ok=True)
     matrix = np.asarray(evaluation_report(logits, labels)["confusion_matrix"])

@@ -1,7 +1,4 @@
-"""Images in rows and columns: digits with captions, mistakes, and the first layer's weights.
-
-gallery("The first training images", images, ["5", "0", "4"], columns=3)  # a picture of Pillow's
-"""
+"""Images in rows and columns: digits with captions, mistakes, and the first layer's weights."""
 
 from typing import TYPE_CHECKING
 
@@ -31,13 +28,9 @@ def mistakes(images: np.ndarray, labels: np.ndarray, logits: np.ndarray, names: 
 
 
 def largest_units(pictures: np.ndarray) -> tuple[np.ndarray, float]:
-    """The 64 units with the largest norm, and the end of a scale for them.
+    """The 64 units with the largest norm, of incoming weights [units, H, W, C]: [64, H, W], the mean over the channels.
 
-    Args:
-      pictures: float [units, H, W, C], a unit's incoming weights.
-
-    Returns:
-      float [64, H, W], averaged over the channels, and the weight below which 99.5 % of their weights are.
+    With it, the weight below which 99.5 % of theirs are, as the end of a scale.
     """
     flat = pictures.reshape(len(pictures), -1)
     largest = np.argsort(-np.linalg.norm(flat, axis=1), kind="stable")[:64]

@@ -1,7 +1,4 @@
-"""The network as nodes and edges, as JAX sees it, for TensorBoard.
-
-nodes = training_graph(model, variables, image_shape)  # [("dense_1/dot_general", "dot_general", ["images", ...]), ...]
-"""
+"""The network as nodes and edges, as JAX sees it, for TensorBoard."""
 
 from typing import Any
 

@@ -1,8 +1,4 @@
-"""Log a run as it goes: lines on the terminal, `metrics.jsonl`, and messages to the async writer.
-
-log = RunLog(workdir, config, program, history, writer)
-log.update(event, progress)  # a line an epoch on the terminal, two in `metrics.jsonl`; figures and TensorBoard files
-"""
+"""Log a run while it trains: lines on the terminal, `metrics.jsonl`, and messages to the async writer."""
 
 import shutil
 import time

@@ -1,14 +1,5 @@
 """Write the event files that TensorBoard reads, without TensorFlow.
 
-    writer = TensorBoardWriter(directory, start=0)
-    writer.describe(config, graph)  # text and the graph
-    writer.hyperparameters(flatten(config))
-    writer.steps(values, last=67)  # scalars of training, step by step
-    writer.scores(line)  # scalars of an epoch
-    writer.parameters(params, step)  # histograms and norms
-    writer.first_layer(weights, step)  # an image
-    writer.close()
-
 Two runs, `train` and `eval`, so that TensorBoard draws both in one chart; `eval` also holds what belongs to neither. A
 later `start` hides what an earlier process wrote after it.
 """

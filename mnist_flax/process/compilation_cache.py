@@ -1,7 +1,4 @@
-"""Compiled programs, kept in the user's cache between processes.
-
-use_compilation_cache(cache_dir() / "xla")
-"""
+"""Keep compiled programs in the user's cache, between processes."""
 
 import hashlib
 import platform

@@ -1,9 +1,4 @@
-"""Several processes, on one host or many, that train one network together.
-
-join("host0:1234", num_processes=2, process_id=0)
-if is_leader():
-    ...  # write, for all
-"""
+"""Several processes, on one host or many, that train one network together."""
 
 import ctypes
 import os
@@ -26,14 +21,8 @@ _ON_ABORT = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: _leave())
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Become one of several processes, on one host or many, that train together: JAX's devices are then those of all.
 
-    Args:
-      coordinator: host:port of process 0; None, as the others, lets JAX ask Slurm, Kubernetes, Cloud TPU or Open MPI.
-      num_processes: all of them.
-      process_id: from 0.
-
-    Raises:
-      InputError: nothing is given, and no cluster is found.
-      RunError: the others do not come.
+    Where an argument is None, JAX asks Slurm, Kubernetes, Cloud TPU or Open MPI. Raises `InputError` if none of them
+    is there, and `RunError` if the other processes do not come.
     """
     try:
         jax.distributed.initialize(
@@ -74,11 +63,8 @@ def wait_for_all(what: str) -> None:
 def stop_signal(call: int, received: int | None) -> int | None:
     """The signal for which to stop after this call: `received`, or that on which all processes agree.
 
-    Several processes must stop after the same call: JAX passes the signal on, and makes them agree on one.
-
-    Args:
-      call: counts the calls of this process from 0, one by one, alike in all processes.
-      received: the signal that this process has had. With several, JAX takes SIGTERM for itself.
+    Several processes must stop after the same call: JAX takes SIGTERM for itself, passes it on, and makes them agree on
+    one. `call` counts from 0, alike in all processes.
     """
     if jax.process_count() == 1:
         return received
@@ -88,11 +74,7 @@ def stop_signal(call: int, received: int | None) -> int | None:
 
 
 def until_a_process_ends(items: Iterable[Item]) -> Iterator[Item]:
-    """Pass on what is computed together.
-
-    Raises:
-      RunError: another process is gone.
-    """
+    """Pass on what is computed together; raises `RunError` when another process is gone."""
     try:
         yield from items
     except (ValueError, jax.errors.JaxRuntimeError) as error:  # the transports' errors have no class of their own

@@ -2,9 +2,6 @@
 
 with replacing(directory / "curves.png") as scratch:
     figure.savefig(scratch)  # takes its name by one rename, when the block is done
-append_line(directory / "metrics.jsonl", {"step": 469, "loss": 0.5})
-with lock(directory / ".lock"):
-    ...
 """
 
 import contextlib
@@ -77,8 +74,7 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
 def lock(path: Path, *, wait: bool = True) -> Iterator[IO[str]]:
     """Hold a lock file, made if it is missing, against all other processes; gives the file, for a note of its holder.
 
-    Raises:
-      BlockingIOError: another process holds it and `wait` is False.
+    Raises `BlockingIOError` if another process holds it and `wait` is False.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     with os.fdopen(descriptor, "r+") as file:

@@ -1,9 +1,4 @@
-"""What a person sees at the terminal: lines, warnings, progress.
-
-say("written to exp1")
-for item in track(items, "decoding mnist", total=70_000):
-    ...
-"""
+"""What a person sees at the terminal: lines, warnings, progress."""
 
 import os
 import sys

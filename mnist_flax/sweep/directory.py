@@ -1,10 +1,4 @@
-"""A sweep's directory: `sweep.json` says which sweep it is, and every process of it may use it at once.
-
-check(directory, identity)  # before anything is written
-create(directory, identity)
-with locked(directory):  # one process at a time
-    ...
-"""
+"""A sweep's directory: `sweep.json` says which sweep it is; every process of the sweep may use it at once."""
 
 import contextlib
 import json
@@ -40,11 +34,7 @@ def check(directory: Path, identity: dict[str, Any]) -> None:
 
 
 def create(directory: Path, identity: dict[str, Any]) -> None:
-    """Make the directory of a sweep, or join it.
-
-    Raises:
-      InputError: it is another's, or cannot be written.
-    """
+    """Make the directory of a sweep, or join it; raises `InputError` if it is another's, or cannot be written."""
     is_new = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,4 @@
-"""An experiment: its base config, its members or its search space, and how the chosen ones are tested.
-
-experiment.config({"l2": 0.0}), experiment.final_config({"l2": 0.0})
-experiment.check_no_leakage({"train": 60000, "test": 10000})
-"""
+"""An experiment: its base config, its members or its search space, and how the chosen ones are tested."""
 
 import ast
 import contextlib
@@ -26,13 +22,7 @@ Overrides = dict[str, Any]
 def override(base: Config, overrides: Overrides, *, fixed: frozenset[str] = frozenset()) -> Config:
     """A config with some fields changed, hyperparameters among them.
 
-    Args:
-      base: the config.
-      overrides: new values by field.
-      fixed: fields that may not change.
-
-    Raises:
-      InputError: a field is unknown, wrong or fixed; names it, its value and the remedy.
+    Raises `InputError` if a field is unknown, wrong or among the `fixed`; names it, its value and the remedy.
     """
     if not isinstance(overrides, dict):
         raise InputError(f"overrides must be a dict such as {{'l2': 0.001}}, not {overrides!r:.60}")
@@ -86,11 +76,7 @@ class Experiment:
     method: Callable[[Overrides], str]
 
     def config(self, overrides: Overrides) -> Config:
-        """The config of a member.
-
-        Raises:
-          InputError: an override is unknown or wrong; names the field, the value and the remedy.
-        """
+        """The config of a member; raises `InputError` if an override is unknown or wrong."""
         return override(self.base, overrides, fixed=SHARED_SETTINGS | ({"train_split"} if self.search else set()))
 
     def check(self, overrides: Overrides) -> None:
@@ -128,8 +114,7 @@ class Experiment:
     def check_no_leakage(self, examples: dict[str, int]) -> None:
         """Raise `InputError` where members would be selected, or tested, on examples that they had seen.
 
-        Args:
-          examples: how many each of the dataset's splits has.
+        `examples` says how many each of the dataset's splits has.
         """
         remedy = "such as train_split='train[:50000]', eval_split='train[50000:]'"
         for config in self.configs():
@@ -151,11 +136,7 @@ class Experiment:
 
 
 def sample(experiment: Experiment, trial: "optuna.Trial") -> Overrides:
-    """The checked overrides of one trial of a search.
-
-    Raises:
-      InputError: one is wrong; names the file and the line.
-    """
+    """The checked overrides of one trial of a search; raises `InputError` with the file and the line of a wrong one."""
     assert experiment.search
     with located(experiment.path):
         overrides = experiment.search(trial)

@@ -38,14 +38,9 @@ from mnist_flax.sweep.experiment import (
 
 
 def load(path: Path, trials: int | None = None) -> Experiment:
-    """Run an experiment file and check everything in it.
+    """Run an experiment file and check everything in it; `trials` overrides the `TRIALS` of a search.
 
-    Args:
-      path: the file.
-      trials: overrides the `TRIALS` of a search.
-
-    Raises:
-      InputError: it cannot be read or run, or an override is wrong: names the file and the line.
+    Raises `InputError`, with the file and the line, if it cannot be read or run, or an override is wrong.
     """
     try:
         path.read_text()

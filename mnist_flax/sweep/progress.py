@@ -1,9 +1,4 @@
-"""What a sweep shows while it runs: a live table on a terminal, a line an epoch into a pipe.
-
-progress.begin("selection", done=16, total=80)
-progress.update(event, members)  # after every call
-progress.watch("selection", 16, 80, running)  # what other processes train
-"""
+"""What a sweep shows while it runs: a live table on a terminal, a line an epoch into a pipe."""
 
 import statistics
 import sys

@@ -1,9 +1,4 @@
-"""The two parts of a sweep: a selection on validation data, and the test of what was chosen, over fresh seeds.
-
-sweep = Sweep(experiment, path, selection_queue, final_queue)
-Worker(sweep.selection(), selection_queue, ...).work(size, write_results)
-Worker(sweep.final(), final_queue, ...).work(size, write_results)
-"""
+"""The two parts of a sweep: a selection on validation data, and the test of what was chosen, over fresh seeds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,8 +1,4 @@
-"""Where a sweep's trials are kept: a journal in its directory, or a database; both for many processes at once.
-
-storage = open_journal(directory)
-storage = open_database("postgresql://user@host/sweeps")
-"""
+"""Where a sweep's trials are kept: a journal in its directory, or a database; both for many processes at once."""
 
 import os
 import time
@@ -21,11 +17,7 @@ T = TypeVar("T")
 
 
 def open_journal(directory: Path) -> optuna.storages.BaseStorage:
-    """A file in a directory that all processes see.
-
-    Raises:
-      InputError: it is damaged.
-    """
+    """A file in a directory that all processes see; raises `InputError` if it is damaged."""
     path = directory / "optuna.journal"
     path.touch()
     lock = JournalFileSymlinkLock(str(path))
@@ -44,11 +36,7 @@ def open_journal(directory: Path) -> optuna.storages.BaseStorage:
 
 
 def open_database(url: str) -> optuna.storages.BaseStorage:
-    """A database that all processes reach.
-
-    Raises:
-      InputError: the URL is wrong, or the database cannot be reached.
-    """
+    """A database that all processes reach; raises `InputError` if the URL is wrong or it cannot be reached."""
     try:
         return retry(lambda: optuna.storages.RDBStorage(url))
     except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:

@@ -112,16 +112,10 @@ class TrialQueue:
         self._reported[trial.number] = len(values)
 
     def finish(self, trial: optuna.Trial, values: list[float], value: float | None, attributes: dict[str, Any]) -> bool:
-        """Finish a member.
+        """Finish a claimed member; False where another worker has taken it over, believing this one dead.
 
-        Args:
-          trial: from `claim`.
-          values: the objective after each epoch.
-          value: the objective; None where the member diverged, which the sampler takes for worse than any number.
-          attributes: more of what is known of the trial.
-
-        Returns:
-          False where another worker has taken it over, believing this one dead.
+        `values` are the accuracies after each epoch, `value` is the last one, or None where the member diverged, which
+        the sampler takes for worse than any number; `attributes` are stored with the trial.
         """
         state = TrialState.PRUNED if value is None else TrialState.COMPLETE
         try:

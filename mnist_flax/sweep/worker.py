@@ -1,7 +1,4 @@
-"""One process of a sweep: claim members, train them as populations, record their results, until all are done.
-
-Worker(stage, queue, dataset, data_dir, fits, progress, signals).work(size=16, write_results=write_results)
-"""
+"""One process of a sweep: claim members, train them as populations, record their results, until all are done."""
 
 import contextlib
 import shutil
@@ -49,15 +46,9 @@ class Worker:
     """Deferred: a stop saves all running members and gives them back."""
 
     def work(self, size: int, write_results: Callable[[], object]) -> None:
-        """Return when every member of the stage is done, here or elsewhere.
+        """Return when every member of the stage is done, here or elsewhere; `size` members are claimed at once.
 
-        Args:
-          size: members to claim at once.
-          write_results: is called when there are new results.
-
-        Raises:
-          RunError: a member could not be saved.
-          Stopped: by a signal.
+        Calls `write_results` when there are new ones. Raises `RunError` if a member could not be saved.
         """
         stage, queue = self.stage, self.queue
         while True:

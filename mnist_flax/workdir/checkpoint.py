@@ -39,15 +39,9 @@ def steps(directory: Path) -> list[int]:
 def save(directory: Path, step: int, state: Any, info: dict[str, Any], *, keep: int) -> None:
     """Write a checkpoint, drop what is neither among the `keep` latest nor the best. All processes call it, one writes.
 
-    Args:
-      directory: of all checkpoints; its parent must exist.
-      step: finished updates; a checkpoint of that step that is already there is left alone.
-      state: a pytree of arrays.
-      info: JSON values to be kept with it; `info["best_step"]` names the best checkpoint so far, or is None.
-      keep: latest checkpoints to keep.
-
-    Raises:
-      RunError: it could not be written whole. Earlier checkpoints are untouched.
+    A checkpoint of that step that is already there is left alone. `info`, JSON values, is kept with it;
+    `info["best_step"]` names the best one so far, or is None. Raises `RunError` if it could not be written whole; then
+    earlier checkpoints are untouched.
     """
     target = directory / str(step)
     scratch = files.scratch_of(target)
@@ -96,7 +90,7 @@ def restore(
     warn: Callable[[str], None],
     set_aside: bool = False,
 ) -> tuple[int, Any, dict[str, Any]]:
-    """Load a checkpoint after checking every file of it.
+    """Load a checkpoint after checking every file of it: its step, its state with numpy leaves, its info.
 
     Args:
       directory: of all checkpoints.
@@ -105,9 +99,6 @@ def restore(
       like: a pytree of the same structure, arrays or `ShapeDtypeStruct`s; None gives nested dicts and lists.
       warn: is told of every damaged checkpoint that is passed over.
       set_aside: rename damaged checkpoints to `corrupt-<step>`; only for the holder of the workdir.
-
-    Returns:
-      Its step, its state with numpy leaves, its info.
 
     Raises:
       InputError: there is none, the one asked for does not exist, or it is another run's.

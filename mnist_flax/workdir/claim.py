@@ -1,6 +1,5 @@
 """A run's directory: where its files are, and who may use it.
 
-check(workdir, config)  # before anything is written
 with claim(workdir, run_info):  # one process at a time
     ...
 """
@@ -34,11 +33,7 @@ def metrics_file(workdir: Path) -> Path:
 
 
 def check(workdir: Path, config: Config) -> None:
-    """Refuse a directory that is not ours, or that is another run's.
-
-    Raises:
-      InputError: with the fields that differ.
-    """
+    """Raise `InputError` for a directory that is not a run's, or another run's, with the fields that differ."""
     try:
         is_run = (workdir / CONFIG).exists()
         entries = {entry.name for entry in workdir.iterdir()} if workdir.exists() else set()
@@ -66,15 +61,11 @@ class InUse(InputError):
 
 @contextlib.contextmanager
 def claim(workdir: Path, run: RunInfo) -> Iterator[RunInfo]:
-    """Hold a directory for this process alone; create it and its `config.json` where they are missing.
+    """Hold a directory for this process alone, and give the run as it was first recorded.
 
-    The kernel drops the lock when its holder dies, so a killed process blocks nobody.
-
-    Yields:
-      The run as it was first recorded.
-
-    Raises:
-      InputError: another process holds it (host, pid, since when), it is another run's, or it cannot be written.
+    The directory and its `config.json` are created where they are missing. The kernel drops the lock when its holder
+    dies, so a killed process blocks nobody. Raises `InputError` if another process holds it (host, pid, since when), it
+    is another run's, or it cannot be written.
     """
     is_new = not workdir.exists()
     with contextlib.ExitStack() as stack:
@@ -118,10 +109,9 @@ def was_saved(workdir: Path) -> bool:
 
 
 def check_still_there(workdir: Path) -> None:
-    """Notice that a directory has been removed, even where a save in flight has made a new one of its name.
+    """Raise `RunError` if a directory has been removed, even where a save in flight has made a new one of its name.
 
-    Raises:
-      RunError: `config.json` is gone. What that one save has made is removed; anything more is left alone.
+    What that one save has made is removed; anything more is left alone.
     """
     if (workdir / CONFIG).exists():
         return

@@ -1,8 +1,5 @@
 """What a run has recorded: the lines of `metrics.jsonl`, the best step, and the unfinished epoch.
 
-    history = new_history(run_info)
-    so_far, lines = update_history(history, event, config, program)  # two lines after an epoch's last call
-
 Every checkpoint carries it, as JSON values, so `metrics.jsonl` is a view of it and can always be restored.
 """
 
@@ -16,10 +13,9 @@ from mnist_flax.workdir.run_info import RunInfo, identity_of
 
 
 def new_history(run: RunInfo) -> dict[str, Any]:
-    """What the checkpoints of a run carry, before its first step.
+    """What the checkpoints of a run carry, before its first step; with the run's identity (see `run_info`).
 
-    history: the lines of `metrics.jsonl`; best_step; running: totals and seconds of the unfinished epoch; and the run's
-    identity (see `run_info`).
+    history: the lines of `metrics.jsonl`; running: totals and seconds of the unfinished epoch.
     """
     return {"history": [], "best_step": None, "running": None} | identity_of(run)
 
@@ -27,11 +23,7 @@ def new_history(run: RunInfo) -> dict[str, Any]:
 def update_history(
     history: dict[str, Any], event: Event, config: Config, program: Program
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Add a call to a run's history, in place.
-
-    Returns:
-      The running epoch's means so far; after its last call, its two lines, train and eval.
-    """
+    """Add a call to a run's history; the running epoch's means so far, and after its last call its two lines."""
     before = history["running"] or {"totals": None, "seconds": 0.0}
     totals = metrics.add(before["totals"], metrics.totals_of(event.metrics))
     running = {"totals": totals, "seconds": before["seconds"] + event.seconds}

@@ -1,8 +1,4 @@
-"""Where a run stands: its program, its latest or another checkpoint, or nothing yet. For training and for loading.
-
-saved = resume(workdir, run_info, warn=print)  # to go on; saved.state is None before the first step
-saved = load(workdir, run_info, "best", warn=print)  # to look at
-"""
+"""Where a run stands: its program, its latest or another checkpoint, or nothing yet. To train on, or to load."""
 
 import functools
 from collections.abc import Callable
@@ -36,9 +32,7 @@ def load(
 ) -> Saved:
     """A checkpoint of a run: a step, `latest` or `best`.
 
-    Raises:
-      InputError: there is none, or not this one, or it is another run's.
-      RunError: it is damaged.
+    Raises `InputError` if there is none, or not this one, or it is another run's, and `RunError` if it is damaged.
     """
     program = make_program(run.config, run.data)
     like = jax.eval_shape(functools.partial(init_state, program=program), as_arrays(run.config.hparams))
@@ -50,14 +44,8 @@ def load(
 def resume(workdir: Path, run: RunInfo, *, warn: Callable[[str], None], set_aside: bool) -> Saved:
     """The latest sound checkpoint of a run, or its beginning; only for the holder of the directory.
 
-    Args:
-      workdir: of the run.
-      run: what `config.json` says.
-      warn: is told of every damaged checkpoint.
-      set_aside: whether this process renames damaged checkpoints.
-
-    Raises:
-      RunError: there were checkpoints, and no sound one is left.
+    `set_aside` says whether this process renames damaged ones. Raises `RunError` if there were checkpoints and no sound
+    one is left.
     """
     directory = claim.checkpoints_dir(workdir)
     checkpoint.clean(directory)

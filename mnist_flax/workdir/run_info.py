@@ -1,8 +1,4 @@
-"""`config.json`: what a run is, so that evaluation needs to know nothing else.
-
-write(workdir, RunInfo(config, data, versions()))
-info = read(workdir)  # as strictly as a command line
-"""
+"""`config.json`: what a run is, so that evaluation needs to know nothing else."""
 
 import json
 import os
@@ -42,8 +38,7 @@ def write(workdir: Path, run: RunInfo) -> None:
 def read(workdir: Path) -> RunInfo:
     """Read `config.json` as strictly as a command line: nothing in it is run, and no path in it is written to.
 
-    Raises:
-      InputError: the directory or the file is missing, or a field of it is missing, unknown or wrong.
+    Raises `InputError` if the directory or the file is missing, or a field of it is missing, unknown or wrong.
     """
     path = workdir / CONFIG
     try:
