@@ -3,9 +3,17 @@
 raise InputError("epochs=0 is out of range; give a whole number from 1 to 1000000")
 """
 
+from pathlib import Path
+
 
 class InputError(Exception):
     """What the user gave is wrong (exit code 2). Its message is one line: the field, the value, the remedy."""
+
+
+def wrong(field: str, value: object, problem: str, remedy: str) -> InputError:
+    """The error of one field: `workdir='exp1' is in use by another process; give another --workdir`."""
+    shown = str(value) if isinstance(value, Path) else value
+    return InputError(f"{field}={shown!r} {problem}; {remedy}")
 
 
 class RunError(Exception):

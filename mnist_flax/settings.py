@@ -16,7 +16,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mnist_flax.errors import InputError
+from mnist_flax.errors import wrong
 
 _MOST = 64  # numbers in one setting
 
@@ -105,7 +105,7 @@ class Setting:
         else:
             remedy = None if isinstance(value, self.kind) else f"a {self.kind.__name__}"
         if remedy:
-            raise InputError(f"{self.name}={value!r} is out of range; give {remedy}")
+            raise wrong(self.name, value, "is out of range", f"give {remedy}")
 
     def from_json(self, value: Any) -> Any:
         """A JSON value as this setting's type; raises `TypeError` where it has another."""

@@ -23,15 +23,7 @@ from mnist_flax.analysis.labels import (
     spoken,
 )
 from mnist_flax.analysis.search_figures import importance, parallel
-from mnist_flax.analysis.summaries import (
-    Row,
-    Summary,
-    by_configuration,
-    configuration_key,
-    factors,
-    spread,
-    summarize,
-)
+from mnist_flax.analysis.summaries import Row, Summary, by_configuration, configuration_key, factors, spread, summarize
 from mnist_flax.figures.axes import COLORS, open_figure, save
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import numpy as np
 from mnist_flax.data import prepare, splits
 from mnist_flax.data.batches import Split
 from mnist_flax.data.decode import decode, find_prepared
-from mnist_flax.errors import InputError, first_line
+from mnist_flax.errors import InputError, first_line, wrong
 from mnist_flax.process import files
 from mnist_flax.process.terminal import Track, no_track
 
@@ -86,9 +86,7 @@ def open_dataset(name: str, data_dir: Path, manual_dir: Path | None = None, trac
         with _lock(data_dir):
             return _read_decoded(directory) or _dataset(directory, decode(name, builder, directory, track))
     except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"data_dir={str(data_dir)!r} cannot be used ({first_line(error)}); give another --data-dir"
-        ) from error
+        raise wrong("data_dir", data_dir, f"cannot be used ({first_line(error)})", "give another --data-dir") from error
 
 
 def dataset_info(dataset: Dataset, train_split: str, eval_split: str, data_dir: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import google_crc32c
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from mnist_flax.errors import InputError
+from mnist_flax.errors import InputError, wrong
 from mnist_flax.process.files import replacing
 from mnist_flax.process.terminal import Track
 
@@ -27,10 +27,8 @@ def find_prepared(name: str, data_dir: Path) -> Any:
     try:
         return read_only_builder.builder_from_files(name, data_dir=data_dir)
     except registered.DatasetNotFoundError:
-        raise InputError(
-            f"dataset={name!r} is not prepared in {data_dir}; give mnist, fashion_mnist, kmnist, "
-            "or the --data-dir where TFDS prepared it"
-        ) from None
+        remedy = "give mnist, fashion_mnist, kmnist, or the --data-dir where TFDS prepared it"
+        raise wrong("dataset", name, f"is not prepared in {data_dir}", remedy) from None
 
 
 def decode(name: str, builder: Any, decoded: Path, track: Track) -> dict[str, Any]:

@@ -6,16 +6,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mnist_flax.errors import InputError
+from mnist_flax.errors import wrong
 from mnist_flax.process import files
 
-_SWEEP, _LOCK = "sweep.json", ".sweep.lock"
+_SWEEP, _LOCK, _ANOTHER = "sweep.json", ".sweep.lock", "give another --workdir"
 
 
 def check(directory: Path, identity: dict[str, Any]) -> None:
     """Raise `InputError` unless a directory is new, empty, or of the sweep of this `identity`, in JSON values."""
     if directory.exists() and not directory.is_dir():
-        raise InputError(f"workdir={str(directory)!r} is not a directory; give another --workdir")
+        raise wrong("workdir", directory, "is not a directory", _ANOTHER)
     ours = {_LOCK, files.scratch_of(directory / _SWEEP).name, f".{_SWEEP}.tmp"}
     if not directory.exists() or not {entry.name for entry in directory.iterdir()} - ours:
         return
@@ -23,14 +23,10 @@ def check(directory: Path, identity: dict[str, Any]) -> None:
         recorded = json.loads((directory / _SWEEP).read_text())
         differing = [name for name, value in identity.items() if recorded.get(name) != value]
     except (OSError, ValueError, AttributeError):
-        raise InputError(
-            f"workdir={str(directory)!r} is not a sweep (it has no sound {_SWEEP}); give another --workdir"
-        ) from None
+        raise wrong("workdir", directory, f"is not a sweep (it has no sound {_SWEEP})", _ANOTHER) from None
     if differing:
-        raise InputError(
-            f"workdir={str(directory)!r} is a sweep with another {', '.join(differing)}; give the same as before, "
-            "or another --workdir"
-        )
+        problem = f"is a sweep with another {', '.join(differing)}"
+        raise wrong("workdir", directory, problem, "give the same as before, or another --workdir")
 
 
 def create(directory: Path, identity: dict[str, Any]) -> None:
@@ -47,9 +43,7 @@ def create(directory: Path, identity: dict[str, Any]) -> None:
             with contextlib.suppress(OSError):
                 (directory / _LOCK).unlink(missing_ok=True)
                 directory.rmdir()
-        raise InputError(
-            f"workdir={str(directory)!r} cannot be written ({error.strerror}); give another --workdir"
-        ) from None
+        raise wrong("workdir", directory, f"cannot be written ({error.strerror})", _ANOTHER) from None
 
 
 def locked(directory: Path) -> contextlib.AbstractContextManager[Any]:

@@ -10,7 +10,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
-from mnist_flax.errors import InputError, first_line
+from mnist_flax.errors import InputError, first_line, wrong
 from mnist_flax.sweep.directory import without_password
 
 T = TypeVar("T")
@@ -40,10 +40,8 @@ def open_database(url: str) -> optuna.storages.BaseStorage:
     try:
         return retry(lambda: optuna.storages.RDBStorage(url))
     except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"storage={without_password(url)!r} cannot be used ({first_line(error)}); "
-            "give a database such as sqlite:///x.db"
-        ) from error
+        problem, remedy = f"cannot be used ({first_line(error)})", "give a database such as sqlite:///x.db"
+        raise wrong("storage", without_password(url), problem, remedy) from error
 
 
 def retry(connect: Callable[[], T]) -> T:

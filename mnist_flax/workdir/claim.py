@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mnist_flax.config import Config, flatten
-from mnist_flax.errors import InputError, RunError
+from mnist_flax.errors import InputError, RunError, wrong
 from mnist_flax.process import files
 from mnist_flax.workdir import run_info
 from mnist_flax.workdir.run_info import CONFIG, RunInfo
 
-_LOCK, _SAVED = ".lock", ".saved"
+_LOCK, _SAVED, _ANOTHER = ".lock", ".saved", "give another --workdir"
 _OURS = {_LOCK, files.scratch_of(Path(CONFIG)).name, f".{CONFIG}.tmp"}  # what a kill before the first write leaves
 
 
@@ -38,21 +38,15 @@ def check(workdir: Path, config: Config) -> None:
         is_run = (workdir / CONFIG).exists()
         entries = {entry.name for entry in workdir.iterdir()} if workdir.exists() else set()
     except OSError as error:
-        raise InputError(
-            f"workdir={str(workdir)!r} cannot be used ({error.strerror}); give another --workdir"
-        ) from None
+        raise wrong("workdir", workdir, f"cannot be used ({error.strerror})", _ANOTHER) from None
     if is_run:
         theirs, ours = flatten(run_info.read(workdir).config), flatten(config)
         differing = [f"{name}={ours[name]!r} (there {theirs[name]!r})" for name in ours if ours[name] != theirs[name]]
         if differing:
-            raise InputError(
-                f"workdir={str(workdir)!r} is a run with other settings: {', '.join(differing)}; "
-                "give the same settings or another --workdir"
-            )
+            problem = f"is a run with other settings: {', '.join(differing)}"
+            raise wrong("workdir", workdir, problem, "give the same settings or another --workdir")
     elif entries - _OURS:
-        raise InputError(
-            f"workdir={str(workdir)!r} exists and is not a run (it has no {CONFIG}); give another --workdir"
-        )
+        raise wrong("workdir", workdir, f"exists and is not a run (it has no {CONFIG})", _ANOTHER)
 
 
 class InUse(InputError):
@@ -80,16 +74,12 @@ def claim(workdir: Path, run: RunInfo) -> Iterator[RunInfo]:
                 with contextlib.suppress(OSError):
                     (workdir / _LOCK).unlink(missing_ok=True)
                     workdir.rmdir()
-            raise InputError(
-                f"workdir={str(workdir)!r} cannot be written ({error.strerror}); give another --workdir"
-            ) from None
+            raise wrong("workdir", workdir, f"cannot be written ({error.strerror})", _ANOTHER) from None
         recorded = run_info.read(workdir)
         differing = [name for name, value in run.data.items() if name != "data_dir" and value != recorded.data[name]]
         if differing:
-            raise InputError(
-                f"data_dir={run.data['data_dir']!r} holds other data than the run began with ({', '.join(differing)}); "
-                "give its --data-dir, or another --workdir"
-            )
+            problem = f"holds other data than the run began with ({', '.join(differing)})"
+            raise wrong("data_dir", run.data["data_dir"], problem, "give its --data-dir, or another --workdir")
         yield recorded
 
 

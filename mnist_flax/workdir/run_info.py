@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_flax.config import Config, from_json, to_json
-from mnist_flax.errors import InputError
+from mnist_flax.errors import InputError, wrong
 from mnist_flax.process.files import write_text
 from mnist_flax.process.versions import versions
 
@@ -44,9 +44,7 @@ def read(workdir: Path) -> RunInfo:
     try:
         tree = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(
-            f"workdir={str(workdir)!r} is not a run (it has no {CONFIG}); give the --workdir of a run"
-        ) from None
+        raise wrong("workdir", workdir, f"is not a run (it has no {CONFIG})", "give the --workdir of a run") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give another --workdir") from None
     except (ValueError, RecursionError) as error:
