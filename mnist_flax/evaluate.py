@@ -49,7 +49,7 @@ def run(args: Args, signals: StopSignals) -> None:
     _print(report, class_names)
     files.write_text(path / "evaluation.json", json.dumps(report | {"class_names": class_names}) + "\n")
     if args.figures:
-        from mnist_flax.figures.evaluation import evaluation_figures
+        from mnist_flax.figures.charts import evaluation_figures
 
         pictures = model.first_layer_pictures(variables["params"], dataset.image_shape)
         evaluation_figures(path / "figures", split.images, split.labels, logits, pictures, class_names)

@@ -1,4 +1,4 @@
-"""Where arrays lie: one copy on every device, or split over the devices. The only difference between one and many.
+"""Where arrays lie: one copy on every device, or split over the devices; and a cache of what was compiled for them.
 
     mesh = data_mesh(batch_size=128)
     state = replicate(state, mesh)
@@ -7,11 +7,14 @@
 The compiler inserts what the devices exchange; BatchNorm's statistics are those of the whole batch.
 """
 
+import hashlib
 import os
+import platform
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jaxlib
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -84,3 +87,19 @@ def _place(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
         return jax.device_put(array, sharding)
     whole = np.asarray(array)
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def use_compilation_cache(directory: Path) -> None:
+    """Keep compiled programs between processes: the same programs, compiled once.
+
+    Apart for each jaxlib and kind of processor: a program that meets another one can crash it.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+    except OSError:
+        processor = platform.processor()
+    key = hashlib.sha256(f"{jaxlib.__version__} {platform.machine()} {processor}".encode()).hexdigest()[:16]
+    jax.config.update("jax_compilation_cache_dir", str(directory / key))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -16,9 +16,8 @@ from mnist_flax.process import cli
 from mnist_flax.process.cli import Stopped, StopSignals
 from mnist_flax.process.files import write_lines
 from mnist_flax.process.terminal import Progress, mute, say, track, warn
-from mnist_flax.process.versions import versions
 from mnist_flax.workdir import claim
-from mnist_flax.workdir.run_info import RunInfo, changed_versions
+from mnist_flax.workdir.run_info import RunInfo, changed_versions, versions
 
 if TYPE_CHECKING:  # what needs JAX is imported when the arguments are known to be right: --help must be fast
     from jax.sharding import Mesh
@@ -67,8 +66,8 @@ def run(args: Args, signals: StopSignals) -> None:
 
     with AsyncWriter(figures=args.figures, tensorboard=args.tensorboard) as writer:  # starts during the imports
         from mnist_flax import placement
+        from mnist_flax.placement import use_compilation_cache
         from mnist_flax.process import distributed
-        from mnist_flax.process.compilation_cache import use_compilation_cache
 
         if args.compilation_cache:
             use_compilation_cache(datasets.cache_dir() / "xla")

@@ -16,8 +16,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 import mnist_flax
 from mnist_flax.data import datasets
+from mnist_flax.export.html import render
 from mnist_flax.export.network import fold_batch_norm
-from mnist_flax.export.page import render
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NEEDS_CHROMIUM = pytest.mark.skipif(

@@ -16,7 +16,7 @@ import mnist_flax
 from mnist_flax import metrics
 from mnist_flax.config import Config
 from mnist_flax.data import datasets
-from mnist_flax.process import versions
+from mnist_flax.workdir import run_info
 
 
 def lines_of(path: Path) -> list[dict]:
@@ -179,7 +179,7 @@ def test_a_run_under_other_versions_says_so(command: Command, finished: Path, tm
     path = tmp_path / "exp"
     shutil.copytree(finished, path)
     config = (path / "config.json").read_text()
-    jax_version = versions.versions()["jax"]
+    jax_version = run_info.versions()["jax"]
     (path / "config.json").write_text(config.replace(f'"jax": "{jax_version}"', '"jax": "0.1.2"'))
     result = command("train", "--workdir", path, *TINY_FLAGS)
     assert result.returncode == 0

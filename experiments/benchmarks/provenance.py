@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mnist_flax.process.versions import commit, versions
+from mnist_flax.workdir.run_info import commit, versions
 
 RESULTS = Path(__file__).parents[1] / "results"
 

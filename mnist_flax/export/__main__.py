@@ -21,9 +21,8 @@ from mnist_flax.errors import InputError, RunError
 from mnist_flax.process import cli, files
 from mnist_flax.process.cli import Stopped, StopSignals
 from mnist_flax.process.terminal import say
-from mnist_flax.process.versions import commit, versions
 from mnist_flax.workdir import run_info
-from mnist_flax.workdir.run_info import RunInfo
+from mnist_flax.workdir.run_info import RunInfo, commit, versions
 
 if TYPE_CHECKING:
     from mnist_flax.export.network import TrainedNetwork

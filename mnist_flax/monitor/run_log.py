@@ -20,7 +20,7 @@ from mnist_flax.program import Program
 from mnist_flax.state import inference_variables
 from mnist_flax.steps import GRADIENT_NORM_EVERY
 from mnist_flax.workdir import claim
-from mnist_flax.workdir.history import update_history
+from mnist_flax.workdir.resume import update_history
 from mnist_flax.workdir.run_info import RunInfo
 
 _EVERY = 2.0  # seconds between two messages within an epoch

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mnist_flax.config import flatten
 from mnist_flax.figures import pictures
 from mnist_flax.figures.axes import save
-from mnist_flax.figures.curves import curves
+from mnist_flax.figures.charts import curves
 from mnist_flax.monitor.async_writer import EpochDone, Message, RunFinished, RunStarted, StepScalars
 from mnist_flax.monitor.tensorboard import TensorBoardWriter
 

@@ -24,10 +24,10 @@ from mnist_flax.errors import InputError, RunError
 from mnist_flax.process import cli
 from mnist_flax.process.cli import Stopped, StopSignals
 from mnist_flax.process.terminal import say, track
-from mnist_flax.process.versions import commit
 from mnist_flax.sweep import directory, experiment_file, stages
 from mnist_flax.sweep.experiment import Experiment, to_plain
 from mnist_flax.sweep.progress import SweepProgress
+from mnist_flax.workdir.run_info import commit
 
 _SAID = {"selection": "validation", "final": "test"}
 
@@ -112,7 +112,7 @@ def _work(args: Args, sweep: stages.Sweep, dataset: datasets.Dataset, data_dir: 
     import jax
 
     from mnist_flax import placement
-    from mnist_flax.process.compilation_cache import use_compilation_cache
+    from mnist_flax.placement import use_compilation_cache
     from mnist_flax.sweep import members
     from mnist_flax.sweep.worker import Worker
 

@@ -25,8 +25,7 @@ from mnist_flax.process.files import write_lines
 from mnist_flax.program import Program, make_program
 from mnist_flax.state import as_arrays, init_state
 from mnist_flax.workdir import checkpoint, claim
-from mnist_flax.workdir.history import new_history, update_history
-from mnist_flax.workdir.resume import Saved, resume
+from mnist_flax.workdir.resume import Saved, new_history, resume, update_history
 from mnist_flax.workdir.run_info import RunInfo
 
 _SAVE_SECONDS = 60.0  # what a killed worker can lose, besides the running epoch

@@ -14,14 +14,13 @@ from mnist_flax.config import Config
 from mnist_flax.data.datasets import Dataset, dataset_info
 from mnist_flax.process.cli import Stopped, StopSignals
 from mnist_flax.process.terminal import warn
-from mnist_flax.process.versions import commit, versions
 from mnist_flax.sweep import members
 from mnist_flax.sweep.members import Member
 from mnist_flax.sweep.progress import SweepProgress
 from mnist_flax.sweep.stages import Stage, population_key
 from mnist_flax.sweep.trial_queue import TrialQueue
 from mnist_flax.workdir import claim
-from mnist_flax.workdir.run_info import RunInfo
+from mnist_flax.workdir.run_info import RunInfo, commit, versions
 
 if TYPE_CHECKING:
     from mnist_flax.loop import Event

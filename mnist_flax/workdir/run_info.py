@@ -1,7 +1,11 @@
 """`config.json`: what a run is, so that evaluation needs to know nothing else."""
 
+import functools
+import importlib.metadata
 import json
 import os
+import platform
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +13,6 @@ from typing import Any
 from mnist_flax.config import Config, from_json, to_json
 from mnist_flax.errors import InputError, wrong
 from mnist_flax.process.files import write_text
-from mnist_flax.process.versions import versions
 
 CONFIG = "config.json"
 
@@ -91,3 +94,21 @@ def _sound(data: Any, versions: Any) -> dict[str, bool]:
 def identity_of(run: RunInfo) -> dict[str, Any]:
     """What ties a checkpoint to its run: the config, and the data without its directory."""
     return {"config": to_json(run.config), "data": {k: v for k, v in run.data.items() if k != "data_dir"}}
+
+
+def versions() -> dict[str, str]:
+    """Python and the libraries whose versions can change a result's last digits."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+@functools.cache  # of the code that this process runs, whatever is committed later
+def commit() -> str:
+    """The git commit of this code, ending in + where its files differ from it; empty outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]  # the package's root: all of it counts as its files
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True).stdout
+    except OSError:  # no git here
+        return ""
+    return head + ("+" if head and changed else "")

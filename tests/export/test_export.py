@@ -31,7 +31,8 @@ from mnist_flax.export import keras as export_keras
 from mnist_flax.export.network import TrainedNetwork
 from mnist_flax.metrics import softmax
 from mnist_flax.model import make_model
-from mnist_flax.process import cli, versions
+from mnist_flax.process import cli
+from mnist_flax.workdir import run_info
 
 DEEP = Config(
     hparams=Hyperparams(dropout_rate=0.5, l2=0.01, max_norm=2.0, learning_rate=0.003),
@@ -168,9 +169,9 @@ def test_the_command(suffix: str, written: dict[str, Path], finished: Path, digi
     ]  # fmt: skip
     assert about["accuracy"] == evaluation["accuracy"] == (got.argmax(axis=1) == digits.labels).mean()
     assert (about["step"], about["examples"], about["split"]) == (26, 203, "test[:203]")
-    assert about["config"] == recorded["config"] and about["commit"] == versions.commit()
+    assert about["config"] == recorded["config"] and about["commit"] == run_info.commit()
     assert about["dataset"] == "mnist" and about["class_names"] == [str(digit) for digit in range(10)]
-    assert about["image_shape"] == [28, 28, 1] and about["versions"].items() >= versions.versions().items()
+    assert about["image_shape"] == [28, 28, 1] and about["versions"].items() >= run_info.versions().items()
     assert about["trained_under"] == recorded["versions"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from browsing import DIGITS, DRAWN, NEEDS_CHROMIUM, Opened, Weights, answer, draw
 from playwright.sync_api import Browser
 
-from mnist_flax.export.page import render
+from mnist_flax.export.html import render
 
 
 @NEEDS_CHROMIUM

@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.calibration import calibration_curve
 
 from mnist_flax.data import datasets
-from mnist_flax.figures import curves, evaluation, pictures
+from mnist_flax.figures import charts, pictures
 
 NAMES = [str(digit) for digit in range(10)]
 
@@ -72,7 +72,7 @@ def test_curves() -> None:
     for epoch in (1, 2, 3):
         for split, loss in (("train", 1 / epoch), ("eval", 2 / epoch)):
             history.append({"epoch": epoch, "split": split, "loss": loss, "accuracy": 1 - loss / 4})
-    left, right = curves.curves(history, "test").axes
+    left, right = charts.curves(history, "test").axes
     assert [line.get_label() for line in left.lines] == ["train (dropout on, mean over the epoch)", "test (after it)"]
     for axis, name, factor in ((left, "loss", 1), (right, "accuracy", 100)):
         for line, split in zip(axis.lines, ("train", "eval"), strict=True):
@@ -82,7 +82,7 @@ def test_curves() -> None:
 
 def test_confusion() -> None:
     matrix = np.arange(9).reshape(3, 3)
-    figure = evaluation.confusion(matrix, ["a", "b", "c"])
+    figure = charts.confusion(matrix, ["a", "b", "c"])
     shown = {(round(t.get_position()[1]), round(t.get_position()[0])): int(t.get_text()) for t in figure.axes[0].texts}
     assert shown == {(row, column): matrix[row, column] for row, column in np.argwhere(matrix)}
     assert (figure.axes[0].get_ylabel(), figure.axes[0].get_xlabel()) == ("truth", "prediction")
@@ -106,7 +106,7 @@ def test_mistakes(scored: tuple[np.ndarray, np.ndarray, np.ndarray], shown: Gall
 
 def test_reliability(scored: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     _, labels, logits = scored
-    figure = evaluation.reliability(logits, labels, bins=10)
+    figure = charts.reliability(logits, labels, bins=10)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     confidence, hit = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     share, mean = calibration_curve(hit, confidence, n_bins=10)
@@ -120,7 +120,7 @@ def test_reliability(scored: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
 
 def test_weights() -> None:
     kernel = np.random.default_rng(0).normal(size=(784, 70)) * np.linspace(1, 2, 70)
-    figure = evaluation.weights(kernel.T.reshape(-1, 28, 28, 1))
+    figure = charts.weights(kernel.T.reshape(-1, 28, 28, 1))
     shown = np.asarray(figure.axes[0].images[0].get_array())
     order = sorted(range(70), key=lambda unit: -np.linalg.norm(kernel[:, unit]))
     for index, unit in enumerate(order[:64]):
@@ -133,7 +133,7 @@ def test_weights() -> None:
 def test_files(scored: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path) -> None:
     images, labels, logits = scored
     kernel = np.random.default_rng(0).normal(size=(784, 70))
-    evaluation.evaluation_figures(tmp_path / "figures", images, labels, logits, kernel.T.reshape(-1, 28, 28, 1), NAMES)
+    charts.evaluation_figures(tmp_path / "figures", images, labels, logits, kernel.T.reshape(-1, 28, 28, 1), NAMES)
     found = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert found == ["confusion.png", "mistakes.png", "reliability.png", "weights.png"]
     for path in (tmp_path / "figures").iterdir():

@@ -16,7 +16,6 @@ from conftest import TINY_FLAGS, Command, assert_trees_equal
 import mnist_flax
 from mnist_flax.config import Config
 from mnist_flax.errors import InputError, RunError
-from mnist_flax.process import versions
 from mnist_flax.workdir import checkpoint, claim, run_info
 
 FLAGS = [*TINY_FLAGS, "--epochs", "12", "--checkpoint-every", "5", "--keep", "3"]
@@ -274,4 +273,4 @@ def test_not_finite_in_evaluation_alone(command: Command, tmp_path: Path) -> Non
 
 
 def test_a_straight_run_records_its_versions(straight: Path) -> None:
-    assert run_info.read(straight).versions == versions.versions()
+    assert run_info.read(straight).versions == run_info.versions()
