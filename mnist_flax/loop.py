@@ -1,6 +1,6 @@
 """The loop over calls: K training steps a call, one evaluation an epoch.
 
-    for event in fit(driver, state, start=0, plan=make_plan(config, 60_000), needs_state=lambda: False):
+    for event in fit(driver, state, start=0, plan=plan, needs_state=lambda: False):
         ...  # every call ends in an event: log it, save `event.state`, or stop
 
 One loop serves a lone run, a population, many devices and many hosts, since it never looks inside the state.
@@ -21,29 +21,16 @@ from mnist_flax.metrics import Metrics
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run is cut into epochs and calls; all durations in steps.
-
-    Attributes:
-      steps_per_epoch: updates an epoch, the short one included.
-      epochs: of the run.
-      calls: (first, last) of each call, within an epoch.
-      save_at: where in an epoch to save, its end among them.
-    """
+    """How a run is cut into epochs and calls; all durations in steps."""
 
     steps_per_epoch: int
     epochs: int
-    calls: tuple[tuple[int, int], ...]
-    save_at: frozenset[int]
-
-    @property
-    def total_steps(self) -> int:
-        """Updates of the whole run."""
-        return self.steps_per_epoch * self.epochs
+    calls: tuple[tuple[int, int], ...]  # (first, last) of each, within an epoch
+    save_at: frozenset[int]  # where in an epoch to save, its end among them
 
 
-def make_plan(config: Config, train_examples: int) -> Plan:
-    """Cut each epoch at every `checkpoint_every`, and what lies between evenly, so that few programs are compiled."""
-    steps = -(-train_examples // config.batch_size)
+def make_plan(config: Config, steps: int) -> Plan:
+    """Cut an epoch at every `checkpoint_every`, and what lies between evenly, so that few programs are compiled."""
     cuts = [*range(0, steps, config.checkpoint_every or steps), steps]
     calls = []
     for begin, end in zip(cuts, cuts[1:], strict=False):

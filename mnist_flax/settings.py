@@ -13,8 +13,7 @@ import functools
 import math
 import re
 import typing
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mnist_flax.errors import wrong
 
@@ -31,80 +30,40 @@ class Mark(enum.Enum):
 LATER, SHARED = Mark.LATER, Mark.SHARED
 
 
-@dataclass(frozen=True)
-class Between:
+class Between(NamedTuple):
     """A number, or up to 64 whole numbers, from `low` to `high`; `high` may be the name of another setting."""
 
     low: float
     high: float | str
     example: str = ""
 
-    def remedy(self, value: Any, kind: type, config: Any) -> str | None:
-        """What to give instead of a wrong value; None if the value is right."""
-        high: float = getattr(config, self.high) if isinstance(self.high, str) else self.high
-        if kind is tuple:
-            if isinstance(value, tuple) and len(value) > _MOST:
-                return f"at most {_MOST} of them"
-            ok = isinstance(value, tuple) and all(_is_a(item, int) and self.low <= item <= high for item in value)
-            return None if ok else f"numbers from {self.low} to {high}, such as {self.example}"
-        if _is_a(value, kind) and self.low <= value <= high:
-            return None
-        if kind is int:
-            return f"a whole number from {self.low} to {high}"
-        upper = f"{self.high}={high}" if isinstance(self.high, str) else f"{high:.8g}"
-        return f"from {self.low:g} to {upper}" + (f", such as {self.example}" if self.example else "")
 
-
-@dataclass(frozen=True)
-class Layers:
+class Layers(NamedTuple):
     """Different layers, counted from 1: the hidden layers, and the output layer after them if `output`."""
 
     output: bool
 
-    def remedy(self, value: Any, kind: type, config: Any) -> str | None:
-        """What to give instead of a wrong value; None if the value is right."""
-        last = len(config.widths) + self.output
-        ok = isinstance(value, tuple) and all(_is_a(layer, int) and 1 <= layer <= last for layer in value)
-        if ok and len(set(value)) == len(value):
-            return None
-        return f"different layers from 1 to {last} (for widths={config.widths}), or none"
 
-
-@dataclass(frozen=True)
-class Matches:
+class Matches(NamedTuple):
     """A text that a regular expression matches as a whole; the example says what to give."""
 
     pattern: str
     example: str
 
-    def remedy(self, value: Any, kind: type, config: Any) -> str | None:
-        """What to give instead of a wrong value; None if the value is right."""
-        ok = isinstance(value, str) and re.fullmatch(self.pattern, value, re.ASCII)
-        return None if ok else self.example
 
-
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One row of the table."""
 
     name: str
-    kind: type
-    """int, float, bool, str or tuple (of int)."""
+    kind: type  # int, float, bool, str or tuple (of int)
     default: Any
-    choices: tuple[str, ...]
-    """Of a Literal; empty for any other type."""
+    choices: tuple[str, ...]  # of a Literal; empty for any other type
     limit: Between | Layers | Matches | None
     marks: frozenset[Mark]
 
     def check(self, value: Any, config: Any) -> None:
         """Raise `InputError`, with the field, the value and the remedy, unless `value` is right for `config`."""
-        if self.limit:
-            remedy = self.limit.remedy(value, self.kind, config)
-        elif self.choices:
-            remedy = None if value in self.choices else f"one of {', '.join(self.choices)}"
-        else:
-            remedy = None if isinstance(value, self.kind) else f"a {self.kind.__name__}"
-        if remedy:
+        if remedy := self._remedy(value, config):
             raise wrong(self.name, value, "is out of range", f"give {remedy}")
 
     def from_json(self, value: Any) -> Any:
@@ -114,6 +73,32 @@ class Setting:
         if not isinstance(value, allowed) or isinstance(value, bool) != (self.kind is bool):
             raise TypeError
         return float(value) if self.kind is float else value
+
+    def _remedy(self, value: Any, config: Any) -> str:
+        """What to give instead of a wrong value; empty if the value is right."""
+        numbers = _whole_numbers(value)
+        match self.limit:
+            case Between(low, high, example):
+                top: float = getattr(config, high) if isinstance(high, str) else high
+                if self.kind is tuple:
+                    ok = numbers is not None and len(numbers) <= _MOST and all(low <= item <= top for item in numbers)
+                    return "" if ok else f"at most {_MOST} numbers from {low} to {top}, such as {example}"
+                if _is_a(value, self.kind) and low <= value <= top:
+                    return ""
+                if self.kind is int:
+                    return f"a whole number from {low} to {top}"
+                upper = f"{high}={top}" if isinstance(high, str) else f"{top:.8g}"
+                return f"from {low:g} to {upper}" + (f", such as {example}" if example else "")
+            case Layers(output):
+                last = len(config.widths) + output
+                ok = numbers is not None and all(1 <= layer <= last for layer in numbers)
+                unique = ok and len(set(numbers or ())) == len(value)
+                return "" if unique else f"different layers from 1 to {last} (for widths={config.widths}), or none"
+            case Matches(pattern, example):
+                return "" if isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII) else example
+        if self.choices:
+            return "" if value in self.choices else f"one of {', '.join(self.choices)}"
+        return "" if isinstance(value, self.kind) else f"a {self.kind.__name__}"
 
 
 @functools.cache
@@ -131,6 +116,10 @@ def settings_of(cls: type) -> dict[str, Setting]:
             given = frozenset(mark for mark in marks if isinstance(mark, Mark))
             table[field.name] = Setting(field.name, kind, field.default, choices, limit, given)
     return table
+
+
+def _whole_numbers(value: object) -> tuple[int, ...] | None:
+    return value if isinstance(value, tuple) and all(_is_a(item, int) for item in value) else None
 
 
 def _is_a(value: object, kind: type) -> bool:

@@ -37,8 +37,7 @@ class Stream(enum.IntEnum):
 class TrainState:
     """Arrays only; its fields are file format."""
 
-    step: Array
-    """int32 [], finished updates."""
+    step: Array  # int32 [], finished updates
     params: Any
     batch_stats: Any
     opt_state: Any

@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # what needs JAX is imported when the arguments are known to 
     from jax.sharding import Mesh
 
     from mnist_flax.compiled import RunDriver
-    from mnist_flax.loop import Plan
     from mnist_flax.monitor.run_log import RunLog
+    from mnist_flax.program import Program
     from mnist_flax.state import TrainState
 
 
@@ -107,7 +107,6 @@ def train(
 ) -> None:
     """Train from the latest checkpoint of a claimed workdir, or from the start, to the end."""
     from mnist_flax.compiled import RunDriver
-    from mnist_flax.loop import make_plan
     from mnist_flax.monitor.graph import training_graph
     from mnist_flax.monitor.run_log import RunLog, print_run_summary
     from mnist_flax.process import distributed
@@ -116,20 +115,19 @@ def train(
 
     config, leads = run.config, distributed.is_leader()
     train_split, eval_split = dataset.read(config.train_split), dataset.read(config.eval_split)
-    plan = make_plan(config, len(train_split.labels))
     program, start, state, history = resume(path, run, warn=warn, set_aside=leads)
     if leads:
         write_lines(claim.metrics_file(path), history["history"])
     log = RunLog(path if leads else None, config, program, history, writer)
-    if start == plan.total_steps:
+    if start == program.total_steps:
         say(f"{path} is finished: nothing to do. {log.result()}")
         return
     driver = RunDriver(config, program, train_split, eval_split, mesh)
     state = driver.init() if state is None else driver.place(state)
     graph = training_graph(program.model, inference_variables(state), program.image_shape)
     writer.send(RunStarted(path, config, dataset, graph, start, [*history["history"]]))
-    print_run_summary(run, program, plan, start)
-    _run_loop(path, config.keep, driver, state, start, plan, log, signals)
+    print_run_summary(run, program, start)
+    _run_loop(path, config, program, driver, state, start, log, signals)
     writer.send(RunFinished())
     writer.close()
     say(f"{log.result()} Saved in {path}")
@@ -137,24 +135,19 @@ def train(
 
 
 def _run_loop(
-    path: Path,
-    keep: int,
-    driver: "RunDriver",
-    state: "TrainState",
-    start: int,
-    plan: "Plan",
-    log: "RunLog",
+    path: Path, config: Config, program: "Program", driver: "RunDriver", state: "TrainState", start: int, log: "RunLog",
     signals: StopSignals,
-) -> None:
+) -> None:  # fmt: skip
     """Run the loop to its end: log every call, save where the plan says so, stop when a signal says so."""
-    from mnist_flax.loop import fit, not_finite
+    from mnist_flax.loop import fit, make_plan, not_finite
     from mnist_flax.process import distributed
     from mnist_flax.workdir import checkpoint
 
     directory, saved = claim.checkpoints_dir(path), start
     stop: int | None = None  # the signal that asked for it
+    plan = make_plan(config, program.steps_per_epoch)
     events = fit(driver, state, start=start, plan=plan, needs_state=lambda: stop is not None)
-    with signals.deferred(), Progress(plan.total_steps, start) as progress:
+    with signals.deferred(), Progress(program.total_steps, start) as progress:
         for call, event in enumerate(distributed.until_a_process_ends(events)):
             stop = stop or distributed.stop_signal(call, signals.received)
             if what := not_finite(event):
@@ -163,13 +156,13 @@ def _run_loop(
                 log.update(event, progress)
                 if event.state is not None:
                     log.flush()
-                    checkpoint.save(directory, event.step, event.state, log.history, keep=keep)
+                    checkpoint.save(directory, event.step, event.state, log.history, keep=config.keep)
                     claim.check_still_there(path)
                     claim.mark_saved(path)
                     saved = event.step
             except OSError as error:
                 raise RunError(f"step {event.step}: {error}; {_last_good(directory, saved)}") from error
-            if stop and event.state is not None and event.step < plan.total_steps:
+            if stop and event.state is not None and event.step < program.total_steps:
                 where = f"step {saved} is saved in {directory / str(saved)}; the same command goes on from there"
                 raise Stopped(stop, where)
 

@@ -85,7 +85,7 @@ def test_a_later_field_is_written_when_it_is_not_its_default() -> None:
 
 def test_a_later_hyperparameter_is_left_out_and_overridden_at_its_level(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if `l2` had come after the first version."""
-    monkeypatch.setitem(settings_of(Hyperparams), "l2", dataclasses.replace(SETTINGS["l2"], marks=frozenset({LATER})))
+    monkeypatch.setitem(settings_of(Hyperparams), "l2", SETTINGS["l2"]._replace(marks=frozenset({LATER})))
     old = to_json(Config())
     assert "l2" not in old["hparams"] and from_json(old, "config.json") == Config()
     assert override(from_json(old, "config.json"), {"l2": 0.5}) == Config(hparams=Hyperparams(l2=0.5))

@@ -15,13 +15,10 @@ class TrainedNetwork:
     """A trained network, and the settings that its file may mention."""
 
     config: Config
-    image_shape: tuple[int, ...]
-    """[H, W, C]"""
+    image_shape: tuple[int, ...]  # [H, W, C]
     class_names: list[str]
-    model: Network
-    """Multiplies in float32, whatever training multiplied in."""
-    variables: dict[str, Any]
-    """params and batch_stats."""
+    model: Network  # multiplies in float32, whatever training multiplied in
+    variables: dict[str, Any]  # params and batch_stats
 
     def dense_layers(self) -> list[DenseLayer]:
         """The layers in order, relu between them; the last gives the logits.

@@ -33,32 +33,25 @@ class RunStarted:
     config: Config
     dataset: Dataset
     graph: list[Node]
-    start: int
-    """Finished updates."""
-    history: list[dict[str, Any]]
-    """The lines of `metrics.jsonl` so far."""
+    start: int  # finished updates
+    history: list[dict[str, Any]]  # the lines of `metrics.jsonl` so far
 
 
 @dataclass(frozen=True)
 class StepScalars:
     """Scalars of the latest steps."""
 
-    last: int
-    """Finished updates after them."""
-    values: dict[str, np.ndarray]
-    """float [K] by name; NaN where nothing was measured."""
+    last: int  # finished updates after them
+    values: dict[str, np.ndarray]  # float [K] by name; NaN where nothing was measured
 
 
 @dataclass(frozen=True)
 class EpochDone:
     """What is known after an epoch."""
 
-    lines: list[dict[str, Any]]
-    """Of `metrics.jsonl`: train and eval."""
-    params: Any
-    """numpy arrays that nobody changes."""
-    first_layer: np.ndarray
-    """float32 [units, H, W, C], the incoming weights of the first layer's units."""
+    lines: list[dict[str, Any]]  # of `metrics.jsonl`: train and eval
+    params: Any  # numpy arrays that nobody changes
+    first_layer: np.ndarray  # float32 [units, H, W, C], the incoming weights of the first layer's units
     logits: np.ndarray | None
     """float32 [K, B, C] of the evaluation split in order, filled up at the end; None where no process has all."""
 

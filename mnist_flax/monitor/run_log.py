@@ -12,7 +12,7 @@ import numpy as np
 from rich.box import SIMPLE
 
 from mnist_flax.config import Config
-from mnist_flax.loop import Event, Plan
+from mnist_flax.loop import Event
 from mnist_flax.monitor.async_writer import AsyncWriter, EpochDone, StepScalars
 from mnist_flax.process.files import append_line
 from mnist_flax.process.terminal import Progress, say
@@ -99,7 +99,7 @@ class RunLog:
         )
 
 
-def print_run_summary(run: RunInfo, program: Program, plan: Plan, start: int) -> None:
+def print_run_summary(run: RunInfo, program: Program, start: int) -> None:
     """Say what is going to be trained, on what."""
     config, data = run.config, run.data
     width = shutil.get_terminal_size((100, 24)).columns
@@ -122,7 +122,7 @@ def print_run_summary(run: RunInfo, program: Program, plan: Plan, start: int) ->
     devices = jax.devices()
     resumed = f"; resumed at step {start:,}" if start else ""
     say(
-        f"{_count(config.epochs, 'epoch')} of {_count(plan.steps_per_epoch, 'step')} of {config.batch_size} "
+        f"{_count(config.epochs, 'epoch')} of {_count(program.steps_per_epoch, 'step')} of {config.batch_size} "
         f"on {_count(len(devices), f'{devices[0].platform} device')}{resumed}"
     )
 

@@ -63,14 +63,11 @@ class Experiment:
     """What a file says."""
 
     path: Path
-    question: str
-    """The first line of its docstring."""
+    question: str  # the first line of its docstring
     base: Config
-    grid: tuple[Overrides, ...]
-    """The members of a `sweep()`; empty for a search."""
+    grid: tuple[Overrides, ...]  # the members of a `sweep()`; empty for a search
     search: "Callable[[optuna.Trial], Overrides] | None"
-    trials: int
-    """Members of the selection stage."""
+    trials: int  # members of the selection stage
     final: Overrides
     final_seeds: int
     method: Callable[[Overrides], str]

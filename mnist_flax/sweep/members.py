@@ -37,14 +37,10 @@ class Member:
 
     path: Path
     run: RunInfo
-    program: Program
-    """Of all members of its population."""
-    history: dict[str, Any]
-    """As in the run's checkpoints."""
-    start: int
-    """Finished updates."""
-    state: Any
-    """numpy arrays; None before the first step."""
+    program: Program  # of all members of its population
+    history: dict[str, Any]  # as in the run's checkpoints
+    start: int  # finished updates
+    state: Any  # numpy arrays; None before the first step
     diverged_at: int | None = None
     """The first step whose numbers were not finite; from there on nothing of it is recorded or saved."""
 
@@ -84,13 +80,13 @@ def train(
     """
     start, program = members[0].start, members[0].program
     configs = [member.run.config for member in members]
-    plan = loop.make_plan(configs[0], len(train_split.labels))
+    plan = loop.make_plan(configs[0], program.steps_per_epoch)
     driver = PopulationDriver(configs, program, train_split, eval_split)
     state = driver.place([member.state for member in members]) if start else driver.init()
     saved = time.monotonic()
     for event in loop.fit(driver, state, start=start, plan=plan, needs_state=needs_state):
         _update(members, event)
-        if event.evaluation and event.step < plan.total_steps and time.monotonic() - saved > _SAVE_SECONDS:
+        if event.evaluation and event.step < program.total_steps and time.monotonic() - saved > _SAVE_SECONDS:
             save(members, members, event)
             saved = time.monotonic()
         yield event

@@ -22,18 +22,12 @@ _KEEP = 3  # members of the selection
 class Stage:
     """A part of a sweep in which every member is trained once."""
 
-    name: str
-    """`selection` or `final`."""
-    path: Path
-    """Where the members' own directories are."""
-    members: dict[str, dict[str, Any]]
-    """By key: the attributes with which a member is put into the queue."""
-    overrides: "Callable[[optuna.Trial], Overrides]"
-    """Of a claimed member."""
-    config: Callable[[Overrides], Config]
-    """With these overrides."""
-    keeps: int
-    """How many members' checkpoints stay: the best."""
+    name: str  # `selection` or `final`
+    path: Path  # where the members' own directories are
+    members: dict[str, dict[str, Any]]  # by key: the attributes with which a member is put into the queue
+    overrides: "Callable[[optuna.Trial], Overrides]"  # of a claimed member
+    config: Callable[[Overrides], Config]  # with these overrides
+    keeps: int  # how many members' checkpoints stay: the best
 
     def member_dir(self, number: int) -> Path:
         """The directory of a member whose first trial has this number, whoever trains it."""

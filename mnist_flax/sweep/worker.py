@@ -33,16 +33,12 @@ class Worker:
     """What a process works on, and with."""
 
     stage: Stage
-    queue: TrialQueue
-    """Of this stage."""
+    queue: TrialQueue  # of this stage
     dataset: Dataset
     data_dir: Path
-    fits: Callable[[Config], int]
-    """The largest population of a config."""
-    progress: SweepProgress
-    """What people see."""
-    signals: StopSignals
-    """Deferred: a stop saves all running members and gives them back."""
+    fits: Callable[[Config], int]  # the largest population of a config
+    progress: SweepProgress  # what people see
+    signals: StopSignals  # deferred: a stop saves all running members and gives them back
 
     def work(self, size: int, write_results: Callable[[], object]) -> None:
         """Return when every member of the stage is done, here or elsewhere; `size` members are claimed at once.

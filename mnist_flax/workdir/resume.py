@@ -60,12 +60,9 @@ class Saved(NamedTuple):
     """A run at one of its steps."""
 
     program: Program
-    step: int
-    """Finished updates."""
-    state: TrainState | None
-    """Leaves are numpy arrays; None before the first step."""
-    history: dict[str, Any]
-    """What the checkpoint knows of the run (see `history.new_history`)."""
+    step: int  # finished updates
+    state: TrainState | None  # leaves are numpy arrays; None before the first step
+    history: dict[str, Any]  # what the checkpoint knows of the run (see `history.new_history`)
 
 
 def load(
