@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mnist_flax.analysis.summaries import Summary
 
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.colors import Normalize
+
 ACCURACY = "validation accuracy (%)"
 
 Levels = dict[str, list[Any]]
@@ -49,11 +53,6 @@ def left_out(summaries: list[Summary]) -> str:
     """How many members are not in the means, for the end of a title."""
     n = sum(s.diverged for s in summaries)
     return f"; {n} diverged member{'s' * (n > 1)} left out" if n else ""
-
-
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.colors import Normalize
 
 
 def percent(spreads: Sequence[Sequence[float | None]]) -> "np.ndarray":

@@ -6,20 +6,19 @@ import numpy as np
 
 
 class Split(NamedTuple):
-    """The examples of a split."""
+    """Images and their labels, in one order."""
 
     images: np.ndarray  # uint8 [N, H, W, C]
     labels: np.ndarray  # int32 [N]
 
 
 def epoch_batches(num_examples: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of one epoch, a function of (seed, epoch) alone: every index once, int32 [S, B], filled up with -1."""
-    order = np.random.default_rng((seed, epoch)).permutation(num_examples)
-    return _in_batches(order, batch_size)
+    """Every index once, in an order that (seed, epoch) alone decide: int32 [S, B], the last batch padded with -1."""
+    return _in_batches(np.random.default_rng((seed, epoch)).permutation(num_examples), batch_size)
 
 
 def eval_batches(num_examples: int, batch_size: int) -> np.ndarray:
-    """Every index once, in order: int32 [S, B], the last batch filled up with -1."""
+    """Every index once, in order: int32 [S, B], the last batch padded with -1."""
     return _in_batches(np.arange(num_examples), min(batch_size, num_examples))
 
 

@@ -1,14 +1,13 @@
-"""Image-classification datasets by TFDS, without TensorFlow.
+"""Open an image-classification dataset of TFDS as arrays, without TensorFlow.
 
     dataset = open_dataset("mnist", data_dir=default_data_dir())
     train = dataset.read("train[:50000]")  # Split: images uint8 [N, 28, 28, 1], labels int32 [N]
 
 The first use prepares `mnist/3.0.1` as TFDS would, from the files in this package, with a decoded copy next to it.
-Every later use maps that copy into memory, and does not even import TFDS unless a split is more than one slice.
+Every later use maps that copy into memory, and imports TFDS only for splits that are more than one slice.
 """
 
 import contextlib
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,26 +28,22 @@ class Dataset:
     """A decoded dataset on disk."""
 
     directory: str
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]  # (H, W, C)
     class_names: tuple[str, ...]
-    examples: dict[str, int]
-    sha256: dict[str, str]
+    examples: dict[str, int]  # of each split
+    sha256: dict[str, str]  # of each file
 
     def read(self, split: str) -> Split:
-        """The examples of a TFDS split string, memory-mapped where it is one range; `InputError` if it has none."""
+        """The examples of a TFDS split string, memory-mapped if it is one range; `InputError` if it has none."""
         parts = [self._slice(name, start, stop) for name, start, stop in splits.ranges(split, self.examples)]
-        if len(parts) == 1:
-            images, labels = parts[0]  # still memory-mapped
-        else:
-            images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        images, labels = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
         if not (0 <= labels.min() and labels.max() < len(self.class_names)):
             raise InputError(f"split={split!r} holds examples without a label; the splits are {self.examples}")
         return Split(images, labels)
 
-    def _slice(self, name: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    def _slice(self, name: str, start: int, stop: int) -> list[np.ndarray]:
         paths = [Path(self.directory) / f"{name}-{what}.npy" for what in ("images", "labels")]
-        images, labels = (np.load(path, mmap_mode="r", allow_pickle=False)[start:stop] for path in paths)
-        return images, labels
+        return [np.load(path, mmap_mode="r", allow_pickle=False)[start:stop] for path in paths]
 
 
 def cache_dir() -> Path:
@@ -59,20 +54,20 @@ def cache_dir() -> Path:
 
 
 def default_data_dir() -> Path:
-    """This package's directory in the user's cache: what TFDS prepared for TensorFlow elsewhere is left alone."""
+    """Where datasets are prepared: not in TFDS's own directory, whose copies TensorFlow may use."""
     return cache_dir() / "data"
 
 
 def open_dataset(name: str, data_dir: Path, manual_dir: Path | None = None, track: Track = no_track) -> Dataset:
-    """Find the decoded copy of a dataset; prepare, download or repair what is missing (see `prepare`).
+    """Find the decoded copy of a dataset; download, prepare or decode again what is missing or damaged.
 
     Raises `InputError` if there is no such dataset, its files are damaged, or they cannot be fetched or written.
     """
     is_idx = name in prepare.IDX_DATASETS
     if is_idx and manual_dir:
-        prepare.check_sources(name, manual_dir)  # even where they are not needed any more
+        prepare.check_sources(name, manual_dir)  # even if they are no longer needed
     try:
-        if is_idx and (dataset := _read_decoded(prepare.prepared_dir(name, data_dir) / "decoded")):
+        if is_idx and (dataset := find_decoded(name, data_dir)):
             return dataset
         if is_idx and not prepare.is_prepared(name, data_dir):
             prepare.check_sources(name, manual_dir)
@@ -102,36 +97,29 @@ def dataset_info(dataset: Dataset, train_split: str, eval_split: str, data_dir: 
 
 
 def find_decoded(name: str, data_dir: Path) -> Dataset | None:
-    """The decoded copy of a dataset if it is there and sound; writes nothing."""
+    """The decoded copy of a dataset, or None if it is missing or damaged; writes nothing."""
     if name in prepare.IDX_DATASETS:
         return _read_decoded(prepare.prepared_dir(name, data_dir) / "decoded")
-    try:
+    with contextlib.suppress(InputError, OSError):
         return _read_decoded(Path(find_prepared(name, data_dir).data_path) / "decoded")
-    except (InputError, OSError):
-        return None
 
 
 def _lock(data_dir: Path) -> contextlib.AbstractContextManager[Any]:
-    """One process prepares at a time; the others wait and find the work done."""
+    """Only one process prepares at a time; the others wait for it, and then find the work done."""
     data_dir.mkdir(parents=True, exist_ok=True)
     return files.lock(data_dir / ".mnist_flax.lock")
 
 
 def _read_decoded(directory: Path) -> Dataset | None:
-    """The decoded copy, or None where it is missing or not what was written."""
     try:
         dataset = _dataset(directory, json.loads((directory / "spec.json").read_text()))
         # 55 MB at 1.5 GB/s: cheap, and a flipped bit in the data must not go unnoticed.
-        for file, expected in dataset.sha256.items():
-            if hashlib.sha256((directory / file).read_bytes()).hexdigest() != expected:
-                return None
+        sound = all(files.sha256(directory / file) == expected for file, expected in dataset.sha256.items())
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
-    return dataset
+    return dataset if sound else None
 
 
 def _dataset(directory: Path, spec: dict[str, Any]) -> Dataset:
-    height, width, channels = spec["image_shape"]
-    return Dataset(
-        str(directory), (height, width, channels), tuple(spec["class_names"]), spec["examples"], spec["sha256"]
-    )
+    shape, names = tuple(spec["image_shape"]), tuple(spec["class_names"])
+    return Dataset(str(directory), shape, names, spec["examples"], spec["sha256"])

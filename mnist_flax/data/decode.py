@@ -1,6 +1,5 @@
 """Decode a dataset that TFDS has prepared, once, into .npy files that can be mapped into memory."""
 
-import hashlib
 import importlib
 import io
 import json
@@ -9,12 +8,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import google_crc32c
 import numpy as np
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from mnist_flax.errors import InputError, wrong
-from mnist_flax.process.files import replacing
+from mnist_flax.process.files import replacing, sha256
 from mnist_flax.process.terminal import Track
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
@@ -32,10 +30,10 @@ def find_prepared(name: str, data_dir: Path) -> Any:
 
 
 def decode(name: str, builder: Any, decoded: Path, track: Track) -> dict[str, Any]:
-    """Write every split as two .npy files and their description; only for the holder of the data directory.
+    """Write every split as two .npy files, described by `spec.json`, and return this; call it with the lock held.
 
-    Returns the description, as in `spec.json`: image_shape, class_names, examples (of each split) and sha256 (of each
-    file). Raises `InputError` for a dataset without uint8 images of one size, or without labels.
+    The description has image_shape, class_names, examples (of each split) and sha256 (of each file). Raises
+    `InputError` for a dataset without uint8 images of one size, or without labels.
     """
     shape, class_names = _features(name, builder)
     examples = {split: int(info.num_examples) for split, info in builder.info.splits.items()}
@@ -45,14 +43,14 @@ def decode(name: str, builder: Any, decoded: Path, track: Track) -> dict[str, An
             images, labels = _read(builder, split, count, shape, track(range(count), f"decoding {name} {split}", count))
             np.save(scratch / f"{split}-images.npy", images)
             np.save(scratch / f"{split}-labels.npy", labels)
-        sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(scratch.glob("*.npy"))}
+        sums = {file.name: sha256(file) for file in sorted(scratch.glob("*.npy"))}
         spec = {"image_shape": list(shape), "class_names": class_names, "examples": examples, "sha256": sums}
         (scratch / "spec.json").write_text(json.dumps(spec, indent=1))
     return spec
 
 
 def _features(name: str, builder: Any) -> tuple[tuple[int, ...], list[str]]:
-    """The shape of the images and the names of the classes; raises `InputError` for a dataset of another kind."""
+    """The shape of the images and the names of the classes; raises `InputError` for another kind of dataset."""
     import tensorflow_datasets as tfds
 
     features: dict[str, Any] = dict(getattr(builder.info.features, "items", dict)())
@@ -93,13 +91,11 @@ def _examples(builder: Any, split: str) -> Iterator[tuple[np.ndarray, int]]:
     """Decode a split in order, from ArrayRecord or TFRecord files (TFDS reads the latter with TensorFlow only)."""
     import tensorflow_datasets as tfds
     from array_record.python.array_record_data_source import ArrayRecordDataSource
-    from PIL import Image
 
-    # By name, since the attributes of a generated module are not known to a type checker.
+    # Imported by name, since a type checker does not see the attributes of a generated module.
     generated: Any = importlib.import_module("tensorflow_datasets.proto")
     parse = generated.tf_example_pb2.Example.FromString
     shape = builder.info.features["image"].shape
-    mode = _MODES[shape[-1]]
     files = [str(file) for file in builder.info.splits[split].filepaths]
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
         source = ArrayRecordDataSource(files)
@@ -107,26 +103,22 @@ def _examples(builder: Any, split: str) -> Iterator[tuple[np.ndarray, int]]:
     else:
         records = (record for file in files for record in _tfrecords(file))
     for record in records:
-        # A third of the time of TFDS's own decoder, which is written for features of any kind.
+        # This takes a third of the time of TFDS's decoder, which is written for features of any kind.
         feature = parse(record).features.feature
-        image = Image.open(io.BytesIO(feature["image"].bytes_list.value[0])).convert(mode)
+        image = Image.open(io.BytesIO(feature["image"].bytes_list.value[0])).convert(_MODES[shape[-1]])
         yield np.asarray(image).reshape(shape), feature["label"].int64_list.value[0]
 
 
 def _tfrecords(file: str) -> Iterator[bytes]:
     """The records of a TFRecord file: uint64 length, uint32 CRC of it, data, uint32 CRC of the data."""
+    from tensorboardX.record_writer import masked_crc32c
+
     with open(file, "rb") as stream:
         while header := stream.read(12):
             length, crc = struct.unpack("<QI", header)
-            if crc != masked_crc(header[:8]):
+            if crc != masked_crc32c(header[:8]):
                 raise ValueError("a record's length is damaged")
             record = stream.read(length)
-            if stream.read(4) != struct.pack("<I", masked_crc(record)):
+            if stream.read(4) != struct.pack("<I", masked_crc32c(record)):
                 raise ValueError("a record is damaged")
             yield record
-
-
-def masked_crc(content: bytes) -> int:
-    """TFRecord's checksum: CRC-32C, rotated right by 15 bits, plus a constant."""
-    crc = google_crc32c.value(content)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -20,6 +20,10 @@ from py_mini_racer import MiniRacer
 
 from mnist_flax.export.network import TrainedNetwork, fold_batch_norm
 
+_WEB = Path(__file__).with_name("web")
+_DIGITS = list("0123456789")
+_PIXELS = 28 * 28
+
 
 def write(path: Path, network: TrainedNetwork, about: dict[str, Any]) -> None:
     """Write a network of images [28, 28, 1] and at most 10 classes, with its metadata in JSON values."""
@@ -56,11 +60,6 @@ class _Script(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._inside:
             self.text += data
-
-
-_WEB = Path(__file__).with_name("web")
-_DIGITS = list("0123456789")
-_PIXELS = 28 * 28
 
 
 def render(weights: list[tuple[np.ndarray, np.ndarray]], *, class_names: list[str], about: dict[str, Any]) -> str:

@@ -32,10 +32,6 @@ def curves(history: list[dict[str, Any]], eval_split: str) -> "Figure":
     return figure
 
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
 def evaluation_figures(
     directory: Path,
     images: np.ndarray,

@@ -21,6 +21,8 @@ import tyro
 
 from mnist_flax.errors import InputError, RunError
 
+Args = TypeVar("Args")
+
 
 class Stopped(Exception):
     """A signal asked to stop; the message says what was saved."""
@@ -65,9 +67,6 @@ class StopSignals:
                 f"stopped by {signal.Signals(signum).name} when there was nothing to save", file=sys.stderr, flush=True
             )
             os._exit(128 + signum)
-
-
-Args = TypeVar("Args")
 
 
 def main(args_type: type[Args], run: Callable[[Args, StopSignals], None]) -> NoReturn:

@@ -1,11 +1,12 @@
-"""Files that are whole or not there, and locks that the kernel drops when their holder dies.
+"""Write files atomically, and hold lock files that the kernel releases when their process dies.
 
 with replacing(directory / "curves.png") as scratch:
-    figure.savefig(scratch)  # takes its name by one rename, when the block is done
+    figure.savefig(scratch)  # renamed to curves.png at the end of the block
 """
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -13,22 +14,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-SCRATCH = ".saving-"  # a prefix: some libraries go by the suffix
+SCRATCH = ".saving-"  # a prefix, since some libraries choose the file format by the suffix
 
 
 def scratch_of(path: Path) -> Path:
-    """Where a file or directory is written before it takes its name."""
+    """The path at which a file or directory is written before it is renamed to `path`."""
     return path.with_name(f"{SCRATCH}{path.name}")
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a scratch path for a file or a directory, which takes `path`'s name, complete, when the block is done.
+    """Give a scratch path for a file or a directory, and rename it to `path` at the end of the block.
 
-    A reader, or a kill, finds the old one or the new one. If the block raises, the scratch is removed.
+    At any time the old content is there, or the new, never a part. If the block raises, the scratch is removed.
     """
     scratch = scratch_of(path)
-    remove(scratch)  # whoever wrote it was killed
+    remove(scratch)  # left by a process that was killed
     try:
         yield scratch
         if scratch.is_dir():
@@ -50,13 +51,13 @@ def remove(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's content."""
+    """Replace a file's content atomically."""
     with replacing(path) as scratch:
         scratch.write_text(text)
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Add one JSON object as a line, and see it on the disk."""
+    """Append one JSON object as a line, and return when it is on the disk."""
     with open(path, "a") as file:
         file.write(_encode(line))
         file.flush()
@@ -64,7 +65,7 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
 
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Make a file hold exactly these JSON objects, one a line."""
+    """Make a file hold exactly these JSON objects, one per line."""
     text = "".join(map(_encode, lines))
     if not path.exists() or path.read_text(errors="replace") != text:
         write_text(path, text)
@@ -72,7 +73,7 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, *, wait: bool = True) -> Iterator[IO[str]]:
-    """Hold a lock file, made if it is missing, against all other processes; gives the file, for a note of its holder.
+    """Hold a lock file, created if missing, so that no other process can; gives the file, to write into who holds it.
 
     Raises `BlockingIOError` if another process holds it and `wait` is False.
     """
@@ -92,6 +93,11 @@ def is_locked(path: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 sum of a file's content, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _encode(line: dict[str, Any]) -> str:

@@ -41,35 +41,30 @@ def no_track(items: Iterable[Any], description: str, total: int) -> Iterable[Any
 
 
 class Progress:
-    """A bar over the steps of a run, with their loss and accuracy; nothing where stdout is not a terminal."""
+    """A bar over the steps of a run, with their loss and accuracy; lines alone where stdout is not a terminal."""
 
     def __init__(self, total: int, done: int) -> None:
-        self._bar = None
-        if sys.stdout.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
 
-            columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Bar(*columns, transient=True)
-            self._task = self._bar.add_task("compiling", total=total, completed=done)
+        columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Bar(*columns, transient=True, disable=not sys.stdout.isatty())
+        self._task = self._bar.add_task("compiling", total=total, completed=done)
 
     def __enter__(self) -> "Progress":
-        if self._bar:
-            self._bar.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
+        self._bar.stop()
 
     def update(self, step: int, text: str) -> None:
         """Move the bar to `step`."""
-        if self._bar:
-            self._bar.update(self._task, completed=step, description=text)
+        self._bar.update(self._task, completed=step, description=text)
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        if self._bar:
-            self._bar.console.print(text, highlight=False)
-        else:
+        if self._bar.disable:
             say(text)
+        else:
+            self._bar.console.print(text, highlight=False)

@@ -16,7 +16,12 @@ from mnist_flax.data import splits
 from mnist_flax.errors import InputError
 from mnist_flax.settings import SHARED, settings_of
 
+if TYPE_CHECKING:
+    import optuna
+
 Overrides = dict[str, Any]
+SHARED_SETTINGS = frozenset(name for name, setting in settings_of(Config).items() if SHARED in setting.marks)
+_FIRST_FINAL_SEED = 1000  # far from those that an experiment counts from 0, so none has been used
 
 
 def override(base: Config, overrides: Overrides, *, fixed: frozenset[str] = frozenset()) -> Config:
@@ -49,13 +54,6 @@ def to_plain(overrides: Overrides) -> Overrides:
     """The overrides as JSON gives them back: numpy scalars as numbers, tuples as lists."""
     values = {name: value.item() if hasattr(value, "item") else value for name, value in overrides.items()}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-if TYPE_CHECKING:
-    import optuna
-
-SHARED_SETTINGS = frozenset(name for name, setting in settings_of(Config).items() if SHARED in setting.marks)
-_FIRST_FINAL_SEED = 1000  # far from those that an experiment counts from 0, so none has been used
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnist_flax.data import batches, datasets, prepare
-from mnist_flax.data.decode import masked_crc
 from mnist_flax.errors import InputError
 
 # `tfds.load("mnist", shuffle_files=False)` under TensorFlow 2.21 and TFDS 4.9.10, from TFDS's own builder.
@@ -230,17 +229,16 @@ def test_a_damaged_decoded_copy_is_made_anew(shapes: Path, damage: str) -> None:
 
 def to_tfrecord(directory: Path) -> None:
     """Turn a prepared dataset into TFDS's TFRecord form, which TFDS itself can write with TensorFlow only."""
-    import struct
-
     from array_record.python.array_record_data_source import ArrayRecordDataSource
+    from tensorboardX.record_writer import RecordWriter
 
     shutil.rmtree(directory / "decoded")
     (file,) = directory.glob("*.array_record*")
     records = ArrayRecordDataSource([str(file)]).__getitems__(range(5))
-    with open(str(file).replace("array_record", "tfrecord"), "wb") as out:
-        for record in records:
-            length = struct.pack("<Q", len(record))
-            out.write(length + struct.pack("<I", masked_crc(length)) + record + struct.pack("<I", masked_crc(record)))
+    out = RecordWriter(str(file).replace("array_record", "tfrecord"))
+    for record in records:
+        out.write(record)
+    out.close()
     file.unlink()
     info = directory / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
