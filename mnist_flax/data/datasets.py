@@ -61,11 +61,11 @@ def default_data_dir() -> Path:
 def open_dataset(name: str, data_dir: Path, manual_dir: Path | None = None, track: Track = no_track) -> Dataset:
     """Find the decoded copy of a dataset; download, prepare or decode again what is missing or damaged.
 
-    Raises `InputError` if there is no such dataset, its files are damaged, or they cannot be fetched or written.
+    Raises `InputError` for an unknown dataset, and for files that are damaged or cannot be downloaded or written.
     """
     is_idx = name in prepare.IDX_DATASETS
     if is_idx and manual_dir:
-        prepare.check_sources(name, manual_dir)  # even if they are no longer needed
+        prepare.check_sources(name, manual_dir)  # even if they are not needed any more
     try:
         if is_idx and (dataset := find_decoded(name, data_dir)):
             return dataset

@@ -19,7 +19,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 
 
 def find_prepared(name: str, data_dir: Path) -> Any:
-    """The TFDS builder of a dataset on disk, read from its files alone; raises `InputError` where there is none."""
+    """The TFDS builder of a prepared dataset, read from its files alone; raises `InputError` if there is none."""
     from tensorflow_datasets.core import read_only_builder, registered
 
     try:

@@ -1,7 +1,7 @@
-"""A picture of a digit, of any size and colour, as MNIST would have it: uint8 [28, 28], light ink on dark ground.
+"""Turn a picture of a digit, of any size and colour, into an image like MNIST's: uint8 [28, 28], light on dark.
 
-As LeCun et al. (Proc. IEEE 86, 1998) made theirs from NIST's: scaled to fit a box of 20 x 20 pixels, keeping its shape,
-with grey levels from anti-aliasing, and shifted so that its centre of mass is the centre of 28 x 28 pixels.
+The steps are those of LeCun et al., Proc. IEEE 86, 1998: the digit is scaled, with anti-aliasing, to fit into a box of
+20 x 20 pixels, and shifted until its centre of mass is the centre of 28 x 28 pixels.
 """
 
 import io
@@ -15,14 +15,14 @@ from mnist_flax.errors import InputError
 
 SIDE, BOX = 28, 20
 _MOST_PIXELS = 50_000_000
-_FAINTEST = 24  # of 255: ink must stand out from its ground by so much
-_NOISE = 0.1  # of the darkest ink: below it is paper
+_FAINTEST = 24  # of 255: the least difference between ink and background
+_NOISE = 0.1  # of the strongest ink: anything weaker is background
 
 
 def read(source: Path | bytes) -> np.ndarray:
     """The digit in a PNG or JPEG file, or in its bytes: uint8 [28, 28].
 
-    Raises `InputError` if it cannot be read, is not such a picture, is empty, huge or animated, or shows nothing.
+    Raises `InputError` if the file cannot be read, is empty, is not such a picture, is huge or animated, or is blank.
     """
     name = "-" if isinstance(source, bytes) else str(source)
     try:
@@ -33,7 +33,7 @@ def read(source: Path | bytes) -> np.ndarray:
         raise InputError(f"{name} is empty; give a PNG or JPEG picture of one digit")
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we ask for less ourselves
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower
             if (frames := getattr(picture, "n_frames", 1)) > 1:
                 raise InputError(f"{name} is animated ({frames} frames); give a picture of one digit")
             if picture.width * picture.height > _MOST_PIXELS:
@@ -55,8 +55,8 @@ def as_mnist(grey: np.ndarray) -> np.ndarray:
 
     Raises `InputError` if nothing stands out from its border.
     """
-    ground = np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]]))
-    ink = np.abs(grey.astype(np.float32) - ground)  # [H, W]
+    background = np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]]))
+    ink = np.abs(grey.astype(np.float32) - background)  # [H, W]
     if ink.max() < _FAINTEST:
         raise InputError("shows nothing: no pixel stands out from its border")
     ink = np.where(ink < _NOISE * ink.max(), 0, ink * (255 / ink.max()))
@@ -64,13 +64,12 @@ def as_mnist(grey: np.ndarray) -> np.ndarray:
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = BOX / max(ink.shape)
     height, width = (max(1, round(side * scale)) for side in ink.shape)
-    small = np.asarray(
-        Image.fromarray(ink).resize((width, height), Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)
-    )
+    resampling = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
+    small = np.asarray(Image.fromarray(ink).resize((width, height), resampling))
     small = np.clip(small * (255 / small.max()), 0, 255)
 
     def start(weights: np.ndarray) -> int:
-        """Where to put it so that its centre of mass is the middle, and all of it is inside."""
+        """Where it begins if its centre of mass is in the middle, or as near to it as all of it stays inside."""
         centre = (weights * np.arange(len(weights))).sum() / weights.sum()
         return int(np.clip(round(SIDE / 2 - centre), 0, SIDE - len(weights)))
 
@@ -81,7 +80,7 @@ def as_mnist(grey: np.ndarray) -> np.ndarray:
 
 
 def _grey(picture: Image.Image) -> np.ndarray:
-    """Luminance, uint8 [H, W]; what is transparent takes the ground on which the rest stands out."""
+    """Luminance, uint8 [H, W]; transparent pixels become black or white, whichever differs more from the rest."""
     if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip
         return (np.asarray(picture) // 257).astype(np.uint8)
     if "A" not in picture.getbands() and "transparency" not in picture.info:
@@ -90,5 +89,5 @@ def _grey(picture: Image.Image) -> np.ndarray:
     luminance, alpha = (np.asarray(layers.getchannel(band), np.float32) for band in ("L", "A"))
     if not alpha.any():
         return np.zeros_like(luminance, np.uint8)
-    ground = 0.0 if np.average(luminance, weights=alpha) > 127 else 255.0
-    return np.round(ground + (luminance - ground) * alpha / 255).astype(np.uint8)
+    background = 0.0 if np.average(luminance, weights=alpha) > 127 else 255.0
+    return np.round(background + (luminance - background) * alpha / 255).astype(np.uint8)

@@ -1,11 +1,10 @@
-"""Prepare MNIST and the datasets in its file format as TFDS would, without TensorFlow, in ArrayRecord form.
+"""Prepare MNIST and the datasets in its file format (IDX) as TFDS would, as ArrayRecord files, without TensorFlow.
 
-For `mnist` the files in this package are the source, so that no network is needed.
+`mnist` is made from the files in this package, so that no network is needed.
 """
 
 import contextlib
 import gzip
-import hashlib
 import io
 import os
 import shutil
@@ -18,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from mnist_flax.errors import InputError, first_line
+from mnist_flax.process.files import sha256
 from mnist_flax.process.terminal import Track
 
-# They share MNIST's file format; the stock TFDS builders need TensorFlow to read it.
+# The names of their TFDS builders, which need TensorFlow to read IDX files.
 IDX_DATASETS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 IDX_VERSION = "3.0.1"
 IDX_EXAMPLES = {"train": 60_000, "test": 10_000}
@@ -33,20 +33,20 @@ _EMBEDDED = Path(__file__).parent / "mnist"
 
 
 def prepared_dir(name: str, data_dir: Path) -> Path:
-    """Where TFDS keeps an IDX dataset."""
+    """Where TFDS writes an IDX dataset."""
     return data_dir / name / IDX_VERSION
 
 
 def is_prepared(name: str, data_dir: Path) -> bool:
-    """Whether it is there, in whatever file format."""
+    """Whether an IDX dataset is prepared, in any file format."""
     return (prepared_dir(name, data_dir) / "dataset_info.json").exists()
 
 
 def prepare(name: str, data_dir: Path, manual_dir: Path | None, track: Track) -> None:
-    """Write an IDX dataset as TFDS would: the same examples, in the same order. Only for the holder of `data_dir`.
+    """Write an IDX dataset as TFDS would: the same examples, in the same order. Call it with `data_dir` locked.
 
-    `manual_dir` has the four canonical files, and is used instead of their URLs. Raises `InputError` if a file is
-    missing, damaged or cannot be fetched, and `OSError` if `data_dir` cannot be written.
+    `manual_dir` has the four canonical files, else they are downloaded. Raises `InputError` if a file is missing,
+    damaged or cannot be downloaded, and `OSError` if `data_dir` cannot be written.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
@@ -56,7 +56,7 @@ def prepare(name: str, data_dir: Path, manual_dir: Path | None, track: Track) ->
     with registered.skip_registration():
 
         class Idx(getattr(mnist, IDX_DATASETS[name])):
-            """TFDS's own builder, but numpy reads the files; it finds `checksums.tsv` next to this module."""
+            """TFDS's builder, but numpy reads the files. TFDS finds `checksums.tsv` next to this module."""
 
             def _split_generators(self, dl_manager: Any) -> list[Any]:
                 generators = []
@@ -74,7 +74,7 @@ def prepare(name: str, data_dir: Path, manual_dir: Path | None, track: Track) ->
                         yield index, {"image": _png(images[index]), "label": int(labels[index])}
 
     for leftover in (data_dir / name).glob(f"incomplete.*_{IDX_VERSION}"):
-        shutil.rmtree(leftover)  # whoever wrote it was killed
+        shutil.rmtree(leftover)  # of a process that was killed
     Idx.name = name
     tfds.disable_progress_bar()
     builder = Idx(data_dir=data_dir, file_format="array_record")
@@ -88,7 +88,7 @@ def prepare(name: str, data_dir: Path, manual_dir: Path | None, track: Track) ->
 
 
 def check_sources(name: str, manual_dir: Path | None) -> None:
-    """Fail before anything is written, and within seconds where TFDS would retry a download for minutes."""
+    """Check files and URLs before anything is written, within seconds; TFDS would retry a download for minutes."""
     manual_dir = _source_dir(name, manual_dir)
     rows = [line.split("\t") for line in (Path(__file__).parent / "checksums.tsv").read_text().splitlines()]
     sources = [(url, expected, file) for url, _, expected, file in rows if url.startswith(_URLS[name])]
@@ -105,7 +105,7 @@ def check_sources(name: str, manual_dir: Path | None) -> None:
         path = manual_dir / file
         if not path.is_file() or not os.access(path, os.R_OK):
             raise InputError(f"manual_dir={str(manual_dir)!r} lacks {file}; put the file from {url} there")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        if sha256(path) != expected:
             raise InputError(f"{path} is damaged or not of {name}: its SHA-256 is not {expected}; get {url}")
 
 
@@ -119,5 +119,5 @@ def _png(image: np.ndarray) -> io.BytesIO:
 
 
 def _source_dir(name: str, manual_dir: Path | None) -> Path | None:
-    """Where the files are; None where they must be downloaded."""
+    """Where the files are; None if they must be downloaded."""
     return manual_dir or (_EMBEDDED if name == "mnist" else None)

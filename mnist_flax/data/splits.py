@@ -1,4 +1,4 @@
-"""TFDS split strings: which examples they name.
+"""Find the examples that a TFDS split string means.
 
 ranges("train[:50%]", {"train": 60000, "test": 10000})  # [("train", 0, 30000)]
 """
@@ -13,9 +13,9 @@ def ranges(split: str, examples: dict[str, int]) -> list[tuple[str, int, int]]:
     """The (name, start, stop) that a split string means; raises `InputError` if it means nothing, or no example."""
     if split in examples:
         return [(split, 0, examples[split])]
-    # The common form, as TFDS reads it, without half a second for its import.
+    # The common form, without the half second that importing TFDS takes.
     match = re.fullmatch(r"(\w+)\[(-?\d+)?:(-?\d+)?\]", split)
-    if match and match[1] in examples and any(match.groups()[1:]):
+    if match and match[1] in examples:
         count = examples[match[1]]
         bounds = [int(bound) if bound else None for bound in match.groups()[1:]]
         start, stop, _ = slice(*bounds).indices(count)

@@ -1,10 +1,10 @@
-"""Write a run's figures and TensorBoard files in a separate process, so that training does not wait for them.
+"""Send messages to a separate process that writes figures and TensorBoard files, so that training does not wait.
 
     with AsyncWriter(figures=True, tensorboard=True) as writer:
         writer.send(RunStarted(...))  # then StepScalars, EpochDone, RunFinished
 
-The other end of the pipe is `writer_process`. If training is killed the pipe ends, and what was sent is still written.
-Messages hold plain values: reading them needs no JAX.
+`writer_process` reads them from a pipe. If training is killed, what was sent is still written. Messages hold no JAX
+arrays, so that the writer process does not import JAX.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ from mnist_flax.config import Config
 from mnist_flax.data.datasets import Dataset
 
 Node = tuple[str, str, list[str]]
-"""An operation of a network: its name, in which a slash opens a group; its kind; the names of its inputs."""
+"""An operation of a network: its name (a slash opens a group), its kind, the names of its inputs."""
 
 
 @dataclass(frozen=True)
 class RunStarted:
-    """What is going to be trained."""
+    """The first message: what is going to be trained."""
 
     path: Path
     config: Config
@@ -52,30 +52,24 @@ class EpochDone:
     lines: list[dict[str, Any]]  # of `metrics.jsonl`: train and eval
     params: Any  # numpy arrays that nobody changes
     first_layer: np.ndarray  # float32 [units, H, W, C], the incoming weights of the first layer's units
-    logits: np.ndarray | None
-    """float32 [K, B, C] of the evaluation split in order, filled up at the end; None where no process has all."""
+    logits: np.ndarray | None  # float32 [K, B, C] of the evaluation split, padded at the end; None if not all are here
 
 
 @dataclass(frozen=True)
 class RunFinished:
-    """The run is finished."""
+    """The last message of a run that was not stopped."""
 
 
 Message = RunStarted | StepScalars | EpochDone | RunFinished
 
 
 class AsyncWriter:
-    """The training's end of the pipe. If the writer process fails, training goes on."""
+    """Starts the writer process and sends it messages. If that process fails, training goes on."""
 
     def __init__(self, *, figures: bool, tensorboard: bool) -> None:
-        """Start the process, which gets ready while training does. Without figures and TensorBoard there is none."""
+        """Start the writer process early, as its imports take time; or none, if there is nothing to write."""
         flags = {"--figures": figures, "--tensorboard": tensorboard, "--traceback": "--traceback" in sys.argv}
-        line = [
-            sys.executable,
-            "-m",
-            "mnist_flax.monitor.writer_process",
-            *(flag for flag, given in flags.items() if given),
-        ]
+        line = [sys.executable, "-m", "mnist_flax.monitor.writer_process", *(flag for flag in flags if flags[flag])]
         self._process = subprocess.Popen(line, stdin=subprocess.PIPE) if figures or tensorboard else None
         self._sender = ThreadPoolExecutor(1)  # a full pipe must not stop the training
         self._started = False
@@ -91,29 +85,27 @@ class AsyncWriter:
         if not self._started:
             self.cancel()
         self._sender.shutdown()
-        if self._process and self._process.stdin:
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
-            self._process.wait()
+        if self._process:
+            self._process.communicate()  # closes the pipe, and waits for the process to end
 
     def cancel(self) -> None:
-        """End the process before anything is sent; from now on nothing is written."""
+        """Kill the writer process; nothing is written from now on."""
         if self._process:
             self._process.kill()
             self._process.communicate()
         self._process = None
 
     def send(self, message: Message) -> None:
-        """Send a message, without waiting for it to arrive."""
+        """Send a message, without waiting until it is in the pipe."""
         self._started = True
         self._sender.submit(self._send, message)
 
     def flush(self) -> None:
-        """Return when every message is in the pipe, where it outlives this process."""
+        """Return when every message is in the pipe: it arrives even if this process is then killed."""
         self._sender.submit(lambda: None).result()
 
     def _send(self, message: Message) -> None:
         if self._process and self._process.stdin:
-            with contextlib.suppress(BrokenPipeError):  # the writer process has said why it ended
+            with contextlib.suppress(BrokenPipeError):  # the writer process has ended, and printed why
                 pickle.dump(message, self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
                 self._process.stdin.flush()

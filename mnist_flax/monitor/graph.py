@@ -1,4 +1,4 @@
-"""The network as nodes and edges, as JAX sees it, for TensorBoard."""
+"""Turn a network's jaxpr into nodes and edges, for TensorBoard's graph."""
 
 from typing import Any
 
@@ -12,10 +12,7 @@ from mnist_flax.monitor.async_writer import Node
 
 
 def training_graph(model: Network, variables: dict[str, Any], image_shape: tuple[int, ...]) -> list[Node]:
-    """Nodes of a forward pass in training: the images, the parameters by their path, operations in their layer's group.
-
-    A batch of one size stands for all.
-    """
+    """The forward pass in training: the parameters by their path, the operations in groups by layer."""
 
     def apply(variables: dict[str, Any], images: Array) -> Array:
         rngs = {"dropout": jax.random.key(0)}
@@ -25,7 +22,7 @@ def training_graph(model: Network, variables: dict[str, Any], image_shape: tuple
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8)
     closed = jax.make_jaxpr(apply)(variables, images)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(variables)]
-    names = ["/".join(key.key for key in path[1:]) for path in paths] + ["images"]  # without the collection
+    names = ["/".join(key.key for key in path[1:]) for path in paths] + ["images"]  # without `params`
     nodes: list[Node] = [(name, "Parameter", []) for name in names[:-1]] + [("images", "Placeholder", [])]
     made = dict(zip(closed.jaxpr.invars, names, strict=True))
     counts: dict[str, int] = {}
@@ -44,7 +41,7 @@ def training_graph(model: Network, variables: dict[str, Any], image_shape: tuple
 
 
 def _name_of(equation: core.JaxprEqn) -> str:
-    """Of the operation; a function's own where it is one, or wraps one, as relu does."""
+    """The operation's name, or that of the function that it calls, such as relu."""
     inner = equation.params.get("call_jaxpr")
     if inner is not None and len(inner.eqns) == 1:
         return _name_of(inner.eqns[0])

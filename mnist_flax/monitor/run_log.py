@@ -1,11 +1,10 @@
-"""Log a run while it trains: lines on the terminal, `metrics.jsonl`, and messages to the async writer."""
+"""Log a run while it trains: to the terminal, to `metrics.jsonl`, and to the async writer."""
 
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,29 +22,29 @@ from mnist_flax.workdir import claim
 from mnist_flax.workdir.resume import update_history
 from mnist_flax.workdir.run_info import RunInfo
 
-_EVERY = 2.0  # seconds between two messages within an epoch
+_SEND_SECONDS = 2.0  # between two messages within an epoch
 
 
 class RunLog:
-    """Keeps a run's history up to date, and reports it: terminal, `metrics.jsonl`, async writer."""
+    """Keeps a run's history, and reports it to the terminal, to `metrics.jsonl` and to the async writer."""
 
     def __init__(
         self, path: Path | None, config: Config, program: Program, history: dict[str, Any], writer: AsyncWriter
     ) -> None:
-        """Write below `path`; None, in a process that does not lead, writes nothing."""
+        """Write `metrics.jsonl` into `path`; None, in all processes but the first, writes none."""
         self.history, self._writer = history, writer
         self._file, self._config, self._program = path and claim.metrics_file(path), config, program
         self._unsent: list[dict[str, np.ndarray]] = []  # scalars by step
         self._last, self._sent_at = 0, time.monotonic()
 
     def update(self, event: Event, progress: Progress) -> None:
-        """Add a call; after an epoch's last one, write its two lines."""
+        """Report a call of `loop.fit`; after an epoch's last one, also the epoch."""
         name = f"epoch {event.epoch}/{self._config.epochs}"
         so_far, lines = update_history(self.history, event, self._config, self._program)
         progress.update(event.step, f"{name}  loss {so_far['loss']:.4f}  accuracy {so_far['accuracy']:.4f}")
         self._unsent.append(self._scalars(event))
         self._last = event.step
-        if lines or time.monotonic() - self._sent_at > _EVERY:  # a message wakes a process: not at every call
+        if lines or time.monotonic() - self._sent_at > _SEND_SECONDS:  # not at every call: a message wakes a process
             self._send_steps()
         if not lines:
             return
@@ -62,7 +61,7 @@ class RunLog:
         )
 
     def flush(self) -> None:
-        """Return when everything is out of this process, which may be killed: before a checkpoint says it is done."""
+        """Return when everything has left this process; call it before a checkpoint, which says that it has."""
         self._send_steps()
         self._writer.flush()
 
@@ -73,24 +72,21 @@ class RunLog:
         self._unsent, self._sent_at = [], time.monotonic()
 
     def _scalars(self, event: Event) -> dict[str, np.ndarray]:
-        """Of every step of a call, [K] each; NaN where nothing was measured."""
-        sums = {name: np.asarray(leaf) for name, leaf in event.metrics._asdict().items()}
-        examples, steps = sums["examples"], len(sums["examples"])
-        cross_entropy, penalty = sums["cross_entropy"] / examples, sums["l2_penalty"] / examples
-        before = np.arange(event.step - steps, event.step)  # finished updates before each
-        learning_rate = self._config.hparams.learning_rate * self._program.schedule_factor(before)
-        measured = before % GRADIENT_NORM_EVERY == 0
+        """The scalars of every step of a call, [K] each; NaN where nothing was measured."""
+        sums = jax.tree.map(np.asarray, event.metrics)
+        cross_entropy, penalty = sums.cross_entropy / sums.examples, sums.l2_penalty / sums.examples
+        before = np.arange(event.step - len(sums.examples), event.step)  # finished updates before each
         return {
             "loss": cross_entropy + penalty,
             "cross_entropy": cross_entropy,
             "l2_penalty": penalty,
-            "accuracy": sums["correct"] / examples,
-            "gradient_norm": np.where(measured, sums["gradient_norm"], np.nan),
-            "learning_rate": learning_rate,
+            "accuracy": sums.correct / sums.examples,
+            "gradient_norm": np.where(before % GRADIENT_NORM_EVERY == 0, sums.gradient_norm, np.nan),
+            "learning_rate": self._config.hparams.learning_rate * self._program.schedule_factor(before),
         }
 
     def result(self) -> str:
-        """The last evaluation's accuracy, with its counts, as a sentence."""
+        """The last evaluation's accuracy, in a sentence."""
         last = self.history["history"][-1]
         right = round(last["accuracy"] * last["examples"])
         return (
@@ -100,20 +96,18 @@ class RunLog:
 
 
 def print_run_summary(run: RunInfo, program: Program, start: int) -> None:
-    """Say what is going to be trained, on what."""
+    """Print the network, the data and the devices of a run that starts, or resumes, at step `start`."""
     config, data = run.config, run.data
-    width = shutil.get_terminal_size((100, 24)).columns
-    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-    style = {"box": SIMPLE, "padding": (0, 1, 0, 0)}  # narrow, so that shapes are whole on 80 columns
-    summary_of = nn.tabulate(
-        program.model,
-        rngs,
-        console_kwargs={"force_terminal": False, "width": width},
-        table_kwargs=style,
+    summary = program.model.tabulate(
+        {"params": jax.random.key(0), "dropout": jax.random.key(0)},
+        jnp.zeros((config.batch_size, *program.image_shape), jnp.uint8),
+        dropout_rate=config.hparams.dropout_rate,
+        train=True,
+        console_kwargs={"force_terminal": False, "width": shutil.get_terminal_size((100, 24)).columns},
+        table_kwargs={"box": SIMPLE, "padding": (0, 1, 0, 0)},  # narrow: shapes fit on 80 columns
         column_kwargs={"overflow": "fold"},
     )
-    images = jnp.zeros((config.batch_size, *program.image_shape), jnp.uint8)
-    say(summary_of(images, dropout_rate=config.hparams.dropout_rate, train=True).strip())
+    say(summary.strip())
     shape = " x ".join(map(str, program.image_shape))
     say(
         f"{config.dataset}: {data['train_examples']:,} training images ({config.train_split}), "

@@ -1,7 +1,6 @@
 """Write the event files that TensorBoard reads, without TensorFlow.
 
-Two runs, `train` and `eval`, so that TensorBoard draws both in one chart; `eval` also holds what belongs to neither. A
-later `start` hides what an earlier process wrote after it.
+TensorBoard draws the runs `train` and `eval` in one chart; settings, graph, parameters and images are in `eval`.
 """
 
 import importlib
@@ -23,7 +22,7 @@ from mnist_flax.process.files import replacing
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# protobuf makes their classes as they are imported, so that no type checker sees them
+# Imported by name, since a type checker does not see the classes that protobuf makes during the import.
 event_pb2, graph_pb2, node_def_pb2, summary_pb2 = (
     cast(Any, importlib.import_module(f"tensorboardX.proto.{name}_pb2"))
     for name in ("event", "graph", "node_def", "summary")
@@ -33,72 +32,71 @@ _SCORES = ("loss", "cross_entropy", "l2_penalty", "accuracy")
 
 
 class TensorBoardWriter:
-    """The event files of one run in one process."""
+    """Writes the event files of one run, as far as one process trains it."""
 
     def __init__(self, directory: Path, start: int) -> None:
-        """Open new files in `directory`/train and /eval; events of steps above `start` in older files count no more."""
+        """Open new files in `directory`/train and /eval, and hide events of steps above `start` in older files."""
         self._writers = {}
         for name in ("train", "eval"):
             (directory / name).mkdir(parents=True, exist_ok=True)
-            # The process is in the name: two writers in one second must not share a file.
+            # The process id keeps apart two writers that start in the same second.
             self._writers[name] = EventsWriter(str(directory / name / "events"), f".{os.getpid()}")
             log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._write(name, event_pb2.Event(step=start + 1 if start else 0, session_log=log))
 
     def describe(self, config: Config, graph: list[Node]) -> None:
-        """The config as text, and the network as a graph."""
+        """Write the config as text, and the network as a graph."""
         self._add("eval", summary.text("config", f"```\n{json.dumps(to_json(config), indent=2)}\n```"), 0)
         nodes = [node_def_pb2.NodeDef(name=name, op=op, input=inputs) for name, op, inputs in graph]
         self._write("eval", event_pb2.Event(graph_def=graph_pb2.GraphDef(node=nodes).SerializeToString()))
 
     def hyperparameters(self, values: dict[str, Any]) -> None:
-        """The settings by which TensorBoard compares this run with others."""
+        """Write the settings by which TensorBoard compares this run with others."""
         plain = {name: v if isinstance(v, (int, float, str)) else str(list(v)) for name, v in values.items()}
         experiment, session, self._end = summary.hparams(plain, dict.fromkeys(_SCORES, 0.0))
-        self._add("eval", experiment, 0)
-        self._add("eval", session, 0)
+        for each in (experiment, session):
+            self._add("eval", each, 0)
 
     def steps(self, values: dict[str, np.ndarray], last: int) -> None:
-        """Scalars of the training steps up to `last`, by tag: float [K]; NaN is none."""
-        first = last + 1 - len(next(iter(values.values())))
-        for k, row in enumerate(zip(*values.values(), strict=True)):
+        """Write scalars of the training steps up to `last`: float [K] by tag; NaN is left out."""
+        rows = list(zip(*values.values(), strict=True))
+        for step, row in enumerate(rows, last + 1 - len(rows)):
             known = {tag: value for tag, value in zip(values, row, strict=True) if not np.isnan(value)}
-            self._add("train", _scalars(known), first + k)
+            self._add("train", _scalars(known), step)
 
     def scores(self, line: dict[str, Any]) -> None:
-        """The scalars of a line of `metrics.jsonl`."""
+        """Write the scalars of a line of `metrics.jsonl`."""
         self._add(line["split"], _scalars({name: line[name] for name in _SCORES}), line["step"])
 
     def parameters(self, params: Any, step: int) -> None:
-        """Histograms and norms of all parameters."""
+        """Write histograms and norms of all parameters."""
         for layer, leaves in params.items():
             for name, leaf in leaves.items():
                 self._add("eval", _histogram(f"{layer}/{name}", leaf.ravel()), step)
                 self._add("eval", _scalars({f"norm/{layer}/{name}": float(np.linalg.norm(leaf))}), step)
 
     def first_layer(self, weights: np.ndarray, step: int) -> None:
-        """The first layer's weights, float [units, H, W, C], as an image."""
+        """Write the first layer's weights, float [units, H, W, C], as an image."""
         pictures, limit = largest_units(weights)
         image = summary.image("first_layer", _colored(mosaic(pictures / limit, 8, 0)), dataformats="HWC")
         self._add("eval", image, step)
 
     def picture(self, tag: str, picture: "Image", step: int) -> None:
-        """A picture of Pillow's."""
-        self._add(
-            "eval", summary.image(tag, np.asarray(picture), dataformats="HW" if picture.mode == "L" else "HWC"), step
-        )
+        """Write a Pillow image."""
+        layout = "HW" if picture.mode == "L" else "HWC"
+        self._add("eval", summary.image(tag, np.asarray(picture), dataformats=layout), step)
 
     def finish(self) -> None:
-        """Mark the run as finished, for the table of hyperparameters."""
+        """Mark the run as finished in the table of hyperparameters."""
         self._add("eval", self._end, 0)
 
     def flush(self) -> None:
-        """See everything on the disk."""
+        """Return when everything is in the files."""
         for writer in self._writers.values():
             writer.flush()
 
     def close(self) -> None:
-        """Flush and end."""
+        """Flush and close the files."""
         for writer in self._writers.values():
             writer.close()
 
@@ -111,9 +109,9 @@ class TensorBoardWriter:
 
 
 def write_members(directory: Path, rows: list[dict[str, Any]]) -> None:
-    """Event files of a sweep's finished members, from the rows of results.jsonl, so that TensorBoard compares them.
+    """Write event files of a sweep's finished members, from the rows of results.jsonl, for TensorBoard to compare.
 
-    Each member has its own directory, written by one rename; those that are there are left alone.
+    Each member has its own directory; those that exist are left alone.
     """
     for row in rows:
         target = directory / f"{row['stage']}-{row['member']:04d}"
@@ -136,7 +134,7 @@ def _scalars(values: dict[str, float]) -> Any:
 
 
 def _histogram(tag: str, values: np.ndarray, bins: int = 64) -> Any:
-    """Of float32 [N], in equal bins. numpy's own is exact at their edges, and takes three times as long."""
+    """A histogram of float32 [N] in equal bins; `np.histogram`, exact at their edges, takes three times as long."""
     low, high = float(values.min()), float(values.max())
     width = (high - low) / bins or 1.0
     which = np.minimum(((values - values.min()) * np.float32(1 / width)).astype(np.int32), bins - 1)
@@ -146,6 +144,6 @@ def _histogram(tag: str, values: np.ndarray, bins: int = 64) -> Any:
 
 
 def _colored(weights: np.ndarray) -> np.ndarray:
-    """From -1, orange, by way of 0, white, to 1, blue: uint8 [..., 3]; the ends as dark as each other."""
+    """Colors from -1 (orange) over 0 (white) to 1 (blue), uint8 [..., 3]; the ends are equally dark."""
     ends = np.where(weights[..., None] < 0, (179, 88, 6), (45, 76, 160))
     return np.round(255 + np.minimum(np.abs(weights), 1)[..., None] * (ends - 255)).astype(np.uint8)

@@ -1,8 +1,8 @@
-"""The separate process that writes a run's figures and TensorBoard files from the messages in a pipe.
+"""Write a run's figures and TensorBoard files, as a separate process that reads `async_writer`'s messages from stdin.
 
 python -m mnist_flax.monitor.writer_process --figures --tensorboard < messages
 
-It ends with its pipe, however training ended, and says in one line what it cannot write.
+It ends when the pipe does, however training ended. If it cannot write, it ends with a warning of one line.
 """
 
 import os
@@ -18,38 +18,39 @@ from mnist_flax.figures.axes import save
 from mnist_flax.figures.charts import curves
 from mnist_flax.monitor.async_writer import EpochDone, Message, RunFinished, RunStarted, StepScalars
 from mnist_flax.monitor.tensorboard import TensorBoardWriter
+from mnist_flax.process.terminal import warn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-_EVERY = 10.0  # seconds between two drawings while a run goes on
+_DRAW_SECONDS = 10.0  # between two drawings
 
 
 def main() -> None:
-    """Take messages until the pipe ends."""
+    """Handle messages until the pipe ends."""
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)  # they are for the training, which then ends the pipe
+        signal.signal(signum, signal.SIG_IGN)  # training handles them, and then ends the pipe
     if "--traceback" not in sys.argv:
         sys.excepthook = _failed
     os.nice(19)  # training comes first
-    curves([], "").draw_without_rendering()  # the first figure takes longest: now, while there is time
+    curves([], "").draw_without_rendering()  # the first figure takes longest: draw one while nothing waits
 
     if isinstance(started := _receive(), RunStarted):
         writer = WriterProcess(started)
         while message := _receive():
             writer.handle(message)
         writer.close()
-    os._exit(0)  # without tearing down what ends anyway: training waits for it
+    os._exit(0)  # at once, since training waits for it
 
 
 class WriterProcess:
-    """Writes figures/digits.png and curves.png, and tensorboard/."""
+    """Writes figures/digits.png, figures/curves.png and tensorboard/."""
 
     def __init__(self, started: RunStarted) -> None:
-        """Write what is known before the first step."""
+        """Write what is known before training."""
         self._started, self._history = started, [*started.history]
-        self._epoch: EpochDone | None = None  # the latest, until its pictures are drawn
+        self._epoch: EpochDone | None = None  # the latest, until it is drawn
         self._drawn_at = time.monotonic()
         self._names = list(started.dataset.class_names)
         self._draws, self._tensorboard = "--figures" in sys.argv, None
@@ -62,7 +63,7 @@ class WriterProcess:
             self._save("digits", pictures.digits(train.images[:9], train.labels[:9], self._names))
 
     def handle(self, message: Message) -> None:
-        """Write what a message says."""
+        """Write what a message reports."""
         match message:
             case StepScalars() if self._tensorboard:
                 self._tensorboard.steps(message.values, message.last)
@@ -71,10 +72,10 @@ class WriterProcess:
                 self._epoch = message
                 is_last = message.lines[0]["epoch"] == self._started.config.epochs
                 if self._tensorboard:
-                    _, score = message.lines  # those of training were sent step by step
+                    _, score = message.lines  # training's scalars were sent step by step
                     self._tensorboard.scores(score)
                     self._tensorboard.parameters(message.params, score["step"])
-                if is_last or time.monotonic() - self._drawn_at > _EVERY:
+                if is_last or time.monotonic() - self._drawn_at > _DRAW_SECONDS:
                     self._draw()
             case RunFinished() if self._tensorboard:
                 self._tensorboard.finish()
@@ -82,14 +83,14 @@ class WriterProcess:
             self._tensorboard.flush()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Draw the last epoch, if it was not drawn, and close the event files."""
         if self._epoch:
             self._draw()
         if self._tensorboard:
             self._tensorboard.close()
 
     def _draw(self) -> None:
-        """Pictures of the latest epoch."""
+        """Draw the latest epoch."""
         epoch, self._epoch, self._drawn_at = self._epoch, None, time.monotonic()
         if self._draws:
             self._save("curves", curves(self._history, self._started.config.eval_split))
@@ -109,13 +110,13 @@ class WriterProcess:
 def _receive() -> Message | None:
     try:
         return pickle.load(sys.stdin.buffer)
-    except (EOFError, pickle.UnpicklingError):  # the training has ended, maybe in the middle of a message
+    except (EOFError, pickle.UnpicklingError):  # training has ended, maybe in the middle of a message
         return None
 
 
 def _failed(kind: type[BaseException], error: BaseException, _: object) -> None:
     text = " ".join(str(error).split())[:300] or kind.__name__
-    print(f"warning: figures and tensorboard end here ({text}); training goes on", file=sys.stderr, flush=True)
+    warn(f"figures and tensorboard end here ({text}); training goes on")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every command does: read its arguments, run, stop when a signal asks, end with one line and an exit code.
+"""Run a command: parse its arguments, let a signal stop it, and end with one line and an exit code.
 
     if __name__ == "__main__":
         main(Args, run)
@@ -25,7 +25,7 @@ Args = TypeVar("Args")
 
 
 class Stopped(Exception):
-    """A signal asked to stop; the message says what was saved."""
+    """The command stopped because of a signal; the message says what was saved."""
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}: {message}")
@@ -33,13 +33,13 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """SIGINT and SIGTERM: end the process; are noted in `received` inside `deferred()`, where a second one ends it."""
+    """Handlers of SIGINT and SIGTERM: they end the process, but inside `deferred()` only the second signal does."""
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._deferring = False
-        # Python runs handlers between two bytecodes of the main thread only, and that may sit in a compiled call for
-        # minutes. The bytes of the wakeup file come at once, and another thread reads them.
+        # Python runs handlers in the main thread only, which may be in a compiled call for minutes. So another thread
+        # waits for the second signal: Python writes each signal's number into the pipe at once.
         read, write = os.pipe()
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write)
@@ -49,7 +49,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let the block reach a point where it can save and look at `received`."""
+        """Let the block go on until it can save; it looks at `received`, the first signal's number or None."""
         self._deferring = True
         try:
             yield
@@ -62,17 +62,16 @@ class StopSignals:
 
     def _handle(self, signum: int, frame: object) -> None:
         self.received = signum
-        if not self._deferring:  # not by an exception: in the middle of an import or a compilation it would get lost
-            print(
-                f"stopped by {signal.Signals(signum).name} when there was nothing to save", file=sys.stderr, flush=True
-            )
-            os._exit(128 + signum)
+        if not self._deferring:
+            name = signal.Signals(signum).name
+            print(f"stopped by {name} when there was nothing to save", file=sys.stderr, flush=True)
+            os._exit(128 + signum)  # an exception could get lost in an import or a compilation
 
 
 def main(args_type: type[Args], run: Callable[[Args, StopSignals], None]) -> NoReturn:
     """Parse the command line into `args_type`, run, and turn what goes wrong into one line and an exit code."""
-    # Imports and tracing leave 200,000 objects that stay. By default Python looks through them so often on the way that
-    # a training starts 0.2 s later.
+    # Imports and tracing make 200,000 objects that stay. Python's default searches them for garbage so often that
+    # training starts 0.2 s later.
     gc.set_threshold(100_000)
     if "--traceback" not in sys.argv:
         sys.excepthook = _unexpected
@@ -87,15 +86,15 @@ def main(args_type: type[Args], run: Callable[[Args, StopSignals], None]) -> NoR
         print(stop, file=sys.stderr)
         _leave(stop.exit_code)
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)  # all is done and said
-    if _command():  # this process is ours, and not one that called us
+        signal.signal(signum, signal.SIG_IGN)  # the command has finished
+    if _command():  # not called from another program
         sys.stdout.flush()
-        os._exit(0)  # JAX and Python take a quarter of a second to put away what ends anyway
+        os._exit(0)  # at once: JAX and Python need a quarter of a second to shut down
     sys.exit(0)
 
 
 def _command() -> str | None:
-    """`python -m mnist_flax.train` where that is how this process began; else None."""
+    """The command line that started this process, such as `python -m mnist_flax.train`; None for other programs."""
     spec = sys.modules["__main__"].__spec__
     if not (spec and spec.name.startswith("mnist_flax.")):
         return None
@@ -103,7 +102,7 @@ def _command() -> str | None:
 
 
 def _parse(args_type: type[Args]) -> Args:
-    """Tyro, with its framed error message told in one line."""
+    """Parse the command line with tyro, and turn its framed error message into one line."""
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
@@ -112,7 +111,9 @@ def _parse(args_type: type[Args]) -> Args:
         if not exit_.code:
             raise
         lines = [line.strip("│╰╯ ") for line in message.getvalue().splitlines()]
-        lines = lines[1:] if lines[0].startswith("╭") else lines[2:]  # the title; in ASCII it has a rule below it
+        lines = (
+            lines[1:] if lines[0].startswith("╭") else lines[2:]
+        )  # without the title; in ASCII there is a rule below it
         parts = " ".join("\n" if line and not line.strip("─-") else line for line in lines).split("\n")
         text = parts[0].strip().rstrip(".")
         if suggestion := [p for p in parts if "Perhaps you meant" in p]:
@@ -122,7 +123,7 @@ def _parse(args_type: type[Args]) -> Args:
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, _: object) -> None:
-    """A bug in the package is one line too."""
+    """Print an error that nobody expected in one line."""
     text = " ".join(str(error).split())[:300]
     print(f"error: unexpected {kind.__name__}: {text} (--traceback shows where)", file=sys.stderr)
 
@@ -136,7 +137,7 @@ def _fail(error: object, code: int) -> NoReturn:
 
 def _leave(code: int) -> NoReturn:
     jax = sys.modules.get("jax")
-    if jax and jax.distributed.is_initialized():  # or JAX would wait minutes for a process that may be gone
+    if jax and jax.distributed.is_initialized():  # else JAX waits minutes for a process that may be gone
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

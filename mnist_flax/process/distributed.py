@@ -1,4 +1,4 @@
-"""Several processes, on one host or many, that train one network together."""
+"""Let several processes, on one host or many, train one network together."""
 
 import ctypes
 import os
@@ -14,23 +14,17 @@ from mnist_flax.errors import InputError, RunError, first_line
 Item = TypeVar("Item")
 
 ENDED = "another process of this run has ended or cannot be reached; the same command in every process goes on"
-_HEARTBEAT_TIMEOUT, _JOIN_TIMEOUT = 30, 120  # seconds
-_ON_ABORT = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: _leave())
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Become one of several processes, on one host or many, that train together: JAX's devices are then those of all.
+    """Join the other processes; JAX's devices are then those of all processes.
 
-    Where an argument is None, JAX asks Slurm, Kubernetes, Cloud TPU or Open MPI. Raises `InputError` if none of them
-    is there, and `RunError` if the other processes do not come.
+    An argument that is None is asked from Slurm, Kubernetes, Cloud TPU or Open MPI. Raises `InputError` if this process
+    runs under none of them, and `RunError` if the other processes do not join within two minutes.
     """
     try:
         jax.distributed.initialize(
-            coordinator,
-            num_processes,
-            process_id,
-            initialization_timeout=_JOIN_TIMEOUT,
-            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
+            coordinator, num_processes, process_id, initialization_timeout=120, heartbeat_timeout_seconds=30
         )
     except ValueError:
         raise InputError(
@@ -40,31 +34,32 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     except RuntimeError as error:
         text = f"the other processes did not come together at coordinator={coordinator!r} ({first_line(error)})"
         raise RunError(text) from None
-    # JAX aborts a process whose coordinator dies, after several lines about its own affairs.
-    ctypes.CDLL(None).signal(signal.SIGABRT, _ON_ABORT)
+    # JAX aborts a process whose coordinator dies, without a line that helps.
+    ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
 
 
-def _leave() -> None:
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _on_abort(_: int) -> None:
     os.write(2, f"error: {ENDED}\n".encode())
     os._exit(1)
 
 
 def is_leader() -> bool:
-    """Whether this process writes, for all."""
+    """Whether this is the process that prints and writes for all."""
     return jax.process_index() == 0
 
 
 def wait_for_all(what: str) -> None:
-    """Return when every process is here."""
+    """Return when every process has called this."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
 def stop_signal(call: int, received: int | None) -> int | None:
-    """The signal for which to stop after this call: `received`, or that on which all processes agree.
+    """The signal that asks to stop after this call, or None; the same in all processes.
 
-    Several processes must stop after the same call: JAX takes SIGTERM for itself, passes it on, and makes them agree on
-    one. `call` counts from 0, alike in all processes.
+    `received` is this process's own. Several processes must stop after the same call: JAX handles SIGTERM, and makes
+    them agree on a call. `call` counts from 0 in each of them.
     """
     if jax.process_count() == 1:
         return received
@@ -74,10 +69,10 @@ def stop_signal(call: int, received: int | None) -> int | None:
 
 
 def until_a_process_ends(items: Iterable[Item]) -> Iterator[Item]:
-    """Pass on what is computed together; raises `RunError` when another process is gone."""
+    """Yield items that all processes compute together; raises `RunError` when another process is gone."""
     try:
         yield from items
-    except (ValueError, jax.errors.JaxRuntimeError) as error:  # the transports' errors have no class of their own
+    except (ValueError, jax.errors.JaxRuntimeError) as error:  # no error class tells that a process is gone
         if jax.process_count() == 1:
             raise
         raise RunError(ENDED) from error

@@ -1,4 +1,4 @@
-"""What a person sees at the terminal: lines, warnings, progress."""
+"""Print lines, warnings and progress to the terminal."""
 
 import os
 import sys
@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
-"""Shows progress: takes an iterable, what is done and how many there are, and gives the iterable."""
+"""Shows progress: takes items, a description and their number, and gives the items."""
 
 
 def say(text: str = "") -> None:
-    """Print a line now, also into a pipe."""
+    """Print a line at once, also into a pipe."""
     print(text, flush=True)
 
 
 def mute() -> None:
-    """Say nothing more: another process speaks for all. Warnings and errors are still told."""
+    """Print nothing more on stdout, since another process prints for all; warnings and errors still appear."""
     sys.stdout = open(os.devnull, "w")
 
 
@@ -25,7 +25,7 @@ def warn(text: str) -> None:
 
 
 def track(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
-    """Show progress on a terminal; into a pipe, say once what is being done."""
+    """Show a progress bar on a terminal; into a pipe, print the description once."""
     if not sys.stdout.isatty():
         say(f"{description} ({total:,})")
         yield from items

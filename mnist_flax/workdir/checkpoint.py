@@ -1,14 +1,14 @@
-"""Checkpoints that are whole or not there, and checked before they are believed.
+"""Save checkpoints atomically, and check every byte of them before they are used.
 
     save(directory, step, state, info, keep=2)
     step, state, info = restore(directory, "latest", identity={}, like=state, warn=print)
 
-Each is a directory `<step>` that orbax wrote, with the SHA-256 sum of every file in `SHA256SUMS`, which `sha256sum -c`
-reads. It appears under its name by one rename, complete. Loading gives numpy arrays, whatever devices saved them.
+A checkpoint is a directory `<step>` that orbax wrote, with the SHA-256 sum of every file in `SHA256SUMS`, which
+`sha256sum -c` reads. It is renamed to `<step>` when it is complete. Loading gives numpy arrays, whatever devices saved
+them.
 """
 
 import errno
-import hashlib
 import logging
 import os
 import shutil
@@ -25,7 +25,7 @@ from mnist_flax.errors import InputError, RunError, first_line
 from mnist_flax.process import files
 
 _SUMS = "SHA256SUMS"
-for _name in ("absl", "asyncio"):  # orbax logs 50 lines a save, and what it raises once more
+for _name in ("absl", "asyncio"):  # orbax logs 50 lines for each save, and every error that it raises
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
@@ -37,24 +37,24 @@ def steps(directory: Path) -> list[int]:
 
 
 def save(directory: Path, step: int, state: Any, info: dict[str, Any], *, keep: int) -> None:
-    """Write a checkpoint, drop what is neither among the `keep` latest nor the best. All processes call it, one writes.
+    """Write a checkpoint, and delete all but the `keep` latest and the best. All processes call it, one writes.
 
-    A checkpoint of that step that is already there is left alone. `info`, JSON values, is kept with it;
-    `info["best_step"]` names the best one so far, or is None. Raises `RunError` if it could not be written whole; then
-    earlier checkpoints are untouched.
+    An existing checkpoint of that step is left alone. `info`, JSON values, is saved with it; `info["best_step"]` is the
+    best step so far, or None. Raises `RunError` if it could not be saved; then earlier checkpoints are untouched.
     """
     target = directory / str(step)
     scratch = files.scratch_of(target)
     try:
-        directory.parent.stat()  # orbax would quietly recreate a workdir that has been removed
+        directory.parent.stat()  # orbax would create a removed workdir again
         if not target.exists():
-            state = jax.tree.map(np.asarray, state) if jax.process_count() > 1 else state  # each has all of it
+            if jax.process_count() > 1:
+                state = jax.tree.map(np.asarray, state)  # every process has all of it
             size = 2**16 + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-            if shutil.disk_usage(directory.parent).free < size:  # orbax in the middle of it is less orderly
+            if shutil.disk_usage(directory.parent).free < size:  # orbax would fail in the middle of it
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             ocp.save(str(scratch.absolute()), state, custom_metadata=info, overwrite=True)
             if jax.process_index() == 0:
-                _write_durably(scratch / _SUMS, _sums(scratch))
+                files.write_text(scratch / _SUMS, _sums(scratch))
                 scratch.rename(target)
     except (OSError, ValueError, RuntimeError) as error:
         clean(directory)
@@ -62,22 +62,20 @@ def save(directory: Path, step: int, state: Any, info: dict[str, Any], *, keep: 
         good = f"the last good checkpoint is {directory / str(saved[-1])}" if saved else "there is no earlier one"
         raise RunError(f"the checkpoint of step {step} could not be saved ({_reason(error)}); {good}") from error
     if jax.process_index() == 0:
-        kept = {*steps(directory)[-keep:], info["best_step"]}
-        for old in {*steps(directory)} - kept:
+        for old in {*steps(directory)[:-keep]} - {info["best_step"]}:
             (directory / str(old)).rename(directory / f".deleting-{old}")
         clean(directory)
 
 
 def clean(directory: Path) -> None:
-    """Remove what a killed process left half written or half deleted; only for the holder of the workdir."""
-    for leftover in (
-        () if jax.process_index() else (*directory.glob(f"{files.SCRATCH}*"), *directory.glob(".deleting-*"))
-    ):
-        shutil.rmtree(leftover, ignore_errors=True)
+    """Remove what a killed process left half written or half deleted; call it with the workdir claimed."""
+    if jax.process_index() == 0:
+        for leftover in (*directory.glob(f"{files.SCRATCH}*"), *directory.glob(".deleting-*")):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def exists(directory: Path) -> bool:
-    """Whether there is, or was, a checkpoint: damaged ones alone do not make a new run."""
+    """Whether there is a checkpoint, sound or damaged."""
     return bool(steps(directory)) or any(directory.glob("corrupt-*"))
 
 
@@ -90,18 +88,18 @@ def restore(
     warn: Callable[[str], None],
     set_aside: bool = False,
 ) -> tuple[int, Any, dict[str, Any]]:
-    """Load a checkpoint after checking every file of it: its step, its state with numpy leaves, its info.
+    """Check every file of a checkpoint, then load its step, its state (numpy leaves) and its info.
 
     Args:
-      directory: of all checkpoints.
-      which: a step, `latest` (the newest sound one: damaged ones are named and passed over) or `best`.
-      identity: what `info` must hold: the run that it was saved by.
+      directory: holds all checkpoints.
+      which: a step, `best`, or `latest`: the newest that is not damaged.
+      identity: what `info` must hold if this run saved the checkpoint.
       like: a pytree of the same structure, arrays or `ShapeDtypeStruct`s; None gives nested dicts and lists.
-      warn: is told of every damaged checkpoint that is passed over.
-      set_aside: rename damaged checkpoints to `corrupt-<step>`; only for the holder of the workdir.
+      warn: gets a message for every damaged checkpoint that is skipped.
+      set_aside: rename damaged checkpoints to `corrupt-<step>`; the workdir must be claimed.
 
     Raises:
-      InputError: there is none, the one asked for does not exist, or it is another run's.
+      InputError: there is none, not the one asked for, or another run saved it.
       RunError: it is damaged, or all are.
     """
     if which == "latest":
@@ -123,20 +121,20 @@ def restore(
 def _restore_latest(
     directory: Path, identity: dict[str, Any], like: Any, warn: Callable[[str], None], set_aside: bool
 ) -> tuple[int, Any, dict[str, Any]]:
-    passed: set[int] = set()
-    while left := [step for step in steps(directory) if step not in passed]:
-        path = directory / str(left[-1])
+    skipped: set[int] = set()
+    while left := {*steps(directory)} - skipped:
+        step = max(left)
+        path = directory / str(step)
         state, info, damage = _read(path, identity, like)
         if not damage:
-            return left[-1], state, info
+            return step, state, info
         if not path.exists():
-            continue  # a training that goes on meanwhile has dropped it: look again
-        passed.add(left[-1])
+            continue  # a running training has deleted it: look again
+        skipped.add(step)
         where = ""
         if set_aside:
-            taken = len(list(directory.glob(f"corrupt-{left[-1]}*")))
-            aside = directory / (f"corrupt-{left[-1]}" + (f"-{taken + 1}" if taken else ""))
-            path.rename(aside)
+            taken = len(list(directory.glob(f"corrupt-{step}*")))
+            aside = path.rename(directory / (f"corrupt-{step}" + (f"-{taken + 1}" if taken else "")))
             where = f"; set aside as {aside}"
         warn(f"the checkpoint {path} is damaged ({damage}){where}")
     if damaged := sorted(entry.name for entry in directory.glob("corrupt-*")) or steps(directory):
@@ -150,14 +148,14 @@ def _restore_latest(
 def _read(path: Path, identity: dict[str, Any], like: Any) -> tuple[Any, dict[str, Any], str | None]:
     """State, info, and what is wrong with them (None: nothing).
 
-    By way of a copy, so that what was checked is what is read, whatever a training does to the original meanwhile.
+    They are checked in a copy and read from it, whatever a running training does to the original meanwhile.
     """
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "checkpoint"
         try:
             shutil.copytree(path, copy)
-        except OSError as error:  # of the copy, as far as we know: that says nothing against the checkpoint
-            if path.exists():
+        except OSError as error:
+            if path.exists():  # then the copy has failed, and the checkpoint may be sound
                 reason = f"could not be copied to {scratch} ({_reason(error)}); make room there or set TMPDIR"
                 raise RunError(f"the checkpoint {path} {reason}") from error
             return None, {}, "it is gone"
@@ -165,47 +163,32 @@ def _read(path: Path, identity: dict[str, Any], like: Any) -> tuple[Any, dict[st
             return None, {}, damage
         metadata = ocp.metadata(str(copy))
         info = cast(dict[str, Any], metadata.custom_metadata)
-        _check_identity(path, info, identity)  # before loading: another run's arrays may have other shapes
+        for part, ours in identity.items():  # before loading: another run's arrays may have other shapes
+            if differing := sorted(name for name in ours if ours[name] != info.get(part, {}).get(name)):
+                problem = f"was saved by a run whose config.json was another: {', '.join(differing)} differs"
+                raise InputError(f"{path} {problem}; restore it")
         like = metadata.metadata if like is None else like
         state = ocp.load(str(copy), jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like))
     return state, info, None
 
 
-def _check_identity(path: Path, info: dict[str, Any], identity: dict[str, Any]) -> None:
-    for part, ours in identity.items():
-        if differing := sorted(name for name in ours if ours[name] != info.get(part, {}).get(name)):
-            raise InputError(
-                f"{path} was saved by a run whose config.json was another: {', '.join(differing)} differs; restore it"
-            )
-
-
-def _sums(path: Path) -> bytes:
+def _sums(path: Path) -> str:
     """The SHA-256 sum of every file below `path`, sorted by name, in the format of `sha256sum`."""
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file != path / _SUMS)
-    lines = [
-        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(path).as_posix()}\n" for file in files
-    ]
-    return "".join(lines).encode()
+    names = sorted(file for file in path.rglob("*") if file.is_file() and file != path / _SUMS)
+    return "".join(f"{files.sha256(name)}  {name.relative_to(path).as_posix()}\n" for name in names)
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None. Comparing the whole text leaves no byte unchecked."""
+    """What is wrong with a checkpoint, or None."""
     try:
-        expected, found = (path / _SUMS).read_bytes(), _sums(path)
+        expected, found = (path / _SUMS).read_bytes(), _sums(path).encode()
     except OSError as error:
         return _reason(error)
-    if expected == found:
+    if expected == found:  # the whole text, so that no byte is left unchecked
         return None
     lines = set(expected.splitlines()) ^ set(found.splitlines())
     names = sorted({line.split(b"  ", 1)[-1].decode(errors="replace") for line in lines})
     return f"changed: {', '.join(names)}, or {_SUMS} itself"
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _reason(error: BaseException) -> str:

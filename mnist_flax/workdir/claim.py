@@ -1,6 +1,6 @@
-"""A run's directory: where its files are, and who may use it.
+"""Claim a run's directory, so that one process at a time uses it, and check that it holds this run.
 
-with claim(workdir, run_info):  # one process at a time
+with claim(workdir, run_info) as recorded:
     ...
 """
 
@@ -19,21 +19,21 @@ from mnist_flax.workdir import run_info
 from mnist_flax.workdir.run_info import CONFIG, RunInfo
 
 _LOCK, _SAVED, _ANOTHER = ".lock", ".saved", "give another --workdir"
-_OURS = {_LOCK, files.scratch_of(Path(CONFIG)).name, f".{CONFIG}.tmp"}  # what a kill before the first write leaves
+_LEFTOVERS = {_LOCK, files.scratch_of(Path(CONFIG)).name, f".{CONFIG}.tmp"}  # of a kill before the first write
 
 
 def checkpoints_dir(workdir: Path) -> Path:
-    """Where its checkpoints are."""
+    """Where a run's checkpoints are."""
     return workdir / "checkpoints"
 
 
 def metrics_file(workdir: Path) -> Path:
-    """Where its metrics are."""
+    """Where a run's metrics are."""
     return workdir / "metrics.jsonl"
 
 
 def check(workdir: Path, config: Config) -> None:
-    """Raise `InputError` for a directory that is not a run's, or another run's, with the fields that differ."""
+    """Raise `InputError` if a directory is not a run's, or is a run's with other settings (the error lists them)."""
     try:
         is_run = (workdir / CONFIG).exists()
         entries = {entry.name for entry in workdir.iterdir()} if workdir.exists() else set()
@@ -45,32 +45,39 @@ def check(workdir: Path, config: Config) -> None:
         if differing:
             problem = f"is a run with other settings: {', '.join(differing)}"
             raise wrong("workdir", workdir, problem, "give the same settings or another --workdir")
-    elif entries - _OURS:
+    elif entries - _LEFTOVERS:
         raise wrong("workdir", workdir, f"exists and is not a run (it has no {CONFIG})", _ANOTHER)
 
 
 class InUse(InputError):
-    """Another process holds a directory."""
+    """Another process has claimed the directory."""
 
 
 @contextlib.contextmanager
 def claim(workdir: Path, run: RunInfo) -> Iterator[RunInfo]:
-    """Hold a directory for this process alone, and give the run as it was first recorded.
+    """Lock a directory for this process, and give the run that its `config.json` records.
 
-    The directory and its `config.json` are created where they are missing. The kernel drops the lock when its holder
-    dies, so a killed process blocks nobody. Raises `InputError` if another process holds it (host, pid, since when), it
-    is another run's, or it cannot be written.
+    Both are created if they are missing. The kernel releases the lock of a process that dies. Raises `InUse` if another
+    process has the lock (host, pid, since when), and `InputError` if it is another run's or cannot be written.
     """
     is_new = not workdir.exists()
     with contextlib.ExitStack() as stack:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_lock(workdir))
+            note = stack.enter_context(files.lock(workdir / _LOCK, wait=False))
+            note.truncate()
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            note.write(f"pid {os.getpid()} on host {socket.gethostname()} since {now}\n")
+            note.flush()
             check(workdir, run.config)
             if not (workdir / CONFIG).exists():
                 run_info.write(workdir, run)
+        except BlockingIOError:
+            holder = (workdir / _LOCK).read_text().strip() or "another process"
+            text = f"workdir={str(workdir)!r} is in use by {holder}; wait for it or give another --workdir"
+            raise InUse(text) from None
         except OSError as error:
-            if is_new and not (workdir / CONFIG).exists():  # only what we made: another may have begun here
+            if is_new and not (workdir / CONFIG).exists():  # else it is not ours to remove
                 with contextlib.suppress(OSError):
                     (workdir / _LOCK).unlink(missing_ok=True)
                     workdir.rmdir()
@@ -84,24 +91,24 @@ def claim(workdir: Path, run: RunInfo) -> Iterator[RunInfo]:
 
 
 def is_held(workdir: Path) -> bool:
-    """Whether a process holds a directory now."""
+    """Whether a process has claimed a directory now."""
     return files.is_locked(workdir / _LOCK)
 
 
 def mark_saved(workdir: Path) -> None:
-    """Remember that a checkpoint was saved once, so that their absence is never taken for a fresh start."""
+    """Mark that a checkpoint was saved: if there are none later, the run does not start again from scratch."""
     (workdir / _SAVED).touch()
 
 
 def was_saved(workdir: Path) -> bool:
-    """Whether a checkpoint was ever saved."""
+    """Whether a checkpoint was ever saved here."""
     return (workdir / _SAVED).exists()
 
 
 def check_still_there(workdir: Path) -> None:
-    """Raise `RunError` if a directory has been removed, even where a save in flight has made a new one of its name.
+    """Raise `RunError` if a directory has been removed, even if the last save has created it again.
 
-    What that one save has made is removed; anything more is left alone.
+    Then it holds only that save, and is removed; anything more is left alone.
     """
     if (workdir / CONFIG).exists():
         return
@@ -110,21 +117,3 @@ def check_still_there(workdir: Path) -> None:
         shutil.rmtree(workdir, ignore_errors=True)
         raise RunError(f"workdir={str(workdir)!r} has vanished while it was in use, and what was saved with it")
     raise RunError(f"{workdir / CONFIG} has vanished while it was in use; restore it, the checkpoints are there")
-
-
-@contextlib.contextmanager
-def _lock(workdir: Path) -> Iterator[None]:
-    """Hold the directory's lock, and note in it who does."""
-    path = workdir / _LOCK
-    with contextlib.ExitStack() as stack:
-        try:
-            note = stack.enter_context(files.lock(path, wait=False))
-        except BlockingIOError:
-            holder = path.read_text().strip() or "another process"
-            text = f"workdir={str(workdir)!r} is in use by {holder}; wait for it or give another --workdir"
-            raise InUse(text) from None
-        note.truncate()
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        note.write(f"pid {os.getpid()} on host {socket.gethostname()} since {now}\n")
-        note.flush()
-        yield

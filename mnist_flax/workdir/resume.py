@@ -1,7 +1,7 @@
-"""Where a run stands: its program, its checkpoint or its beginning, and its history.
+"""Resume a run from its latest checkpoint, and keep its history.
 
 The history holds the lines of `metrics.jsonl`, the best step and the unfinished epoch. Every checkpoint carries it, as
-JSON values, so `metrics.jsonl` is a view of it and can always be restored.
+JSON values, so that `metrics.jsonl` can always be written again.
 """
 
 import functools
@@ -22,7 +22,7 @@ from mnist_flax.workdir.run_info import RunInfo, identity_of
 
 
 def new_history(run: RunInfo) -> dict[str, Any]:
-    """What the checkpoints of a run carry, before its first step; with the run's identity (see `run_info`).
+    """The history of a run before its first step, with the run's identity (see `run_info.identity_of`).
 
     history: the lines of `metrics.jsonl`; running: totals and seconds of the unfinished epoch.
     """
@@ -32,7 +32,7 @@ def new_history(run: RunInfo) -> dict[str, Any]:
 def update_history(
     history: dict[str, Any], event: Event, config: Config, program: Program
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Add a call to a run's history; the running epoch's means so far, and after its last call its two lines."""
+    """Add a call to a run's history, in place; return the epoch's means so far and, once it is over, its two lines."""
     before = history["running"] or {"totals": None, "seconds": 0.0}
     totals = metrics.add(before["totals"], metrics.totals_of(event.metrics))
     running = {"totals": totals, "seconds": before["seconds"] + event.seconds}
@@ -44,10 +44,7 @@ def update_history(
     learning_rate = config.hparams.learning_rate * float(program.schedule_factor(event.step - 1))
     scores = metrics.summary(metrics.totals_of(event.evaluation))
     lines = []
-    for split, means, seconds in (
-        ("train", so_far, running["seconds"]),
-        ("eval", scores, event.evaluation_seconds),
-    ):
+    for split, means, seconds in (("train", so_far, running["seconds"]), ("eval", scores, event.evaluation_seconds)):
         line = {"step": event.step, "epoch": event.epoch, "split": split, **means}
         lines.append(line | {"learning_rate": learning_rate, "seconds": round(seconds, 3)})
     history["history"] += lines
@@ -62,16 +59,13 @@ class Saved(NamedTuple):
     program: Program
     step: int  # finished updates
     state: TrainState | None  # leaves are numpy arrays; None before the first step
-    history: dict[str, Any]  # what the checkpoint knows of the run (see `history.new_history`)
+    history: dict[str, Any]  # see `new_history`
 
 
 def load(
     workdir: Path, run: RunInfo, which: str | int, *, warn: Callable[[str], None], set_aside: bool = False
 ) -> Saved:
-    """A checkpoint of a run: a step, `latest` or `best`.
-
-    Raises `InputError` if there is none, or not this one, or it is another run's, and `RunError` if it is damaged.
-    """
+    """A checkpoint of a run: a step, `latest` or `best`; raises what `checkpoint.restore` raises."""
     program = make_program(run.config, run.data)
     like = jax.eval_shape(functools.partial(init_state, program=program), as_arrays(run.config.hparams))
     directory, identity = claim.checkpoints_dir(workdir), identity_of(run)
@@ -80,10 +74,9 @@ def load(
 
 
 def resume(workdir: Path, run: RunInfo, *, warn: Callable[[str], None], set_aside: bool) -> Saved:
-    """The latest sound checkpoint of a run, or its beginning; only for the holder of the directory.
+    """The latest sound checkpoint of a run, or its beginning. The directory must be claimed.
 
-    `set_aside` says whether this process renames damaged ones. Raises `RunError` if there were checkpoints and no sound
-    one is left.
+    `set_aside`: rename damaged checkpoints. Raises `RunError` if there were checkpoints and none of them is sound.
     """
     directory = claim.checkpoints_dir(workdir)
     checkpoint.clean(directory)

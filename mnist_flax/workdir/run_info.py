@@ -1,4 +1,4 @@
-"""`config.json`: what a run is, so that evaluation needs to know nothing else."""
+"""Read and write a run's `config.json`: all that evaluation, export and resuming need to know."""
 
 import functools
 import importlib.metadata
@@ -22,28 +22,27 @@ class RunInfo:
     """What `config.json` holds."""
 
     config: Config
-    data: dict[str, Any]
-    """image_shape, class_names, train_examples, eval_examples, sha256 (of every file), data_dir (absolute)."""
-    versions: dict[str, str]
+    data: dict[str, Any]  # see `datasets.dataset_info`
+    versions: dict[str, str]  # see `versions`
 
 
 def changed_versions(run: RunInfo) -> list[str]:
-    """Which versions have changed since the run began, in words."""
+    """The versions that have changed since the run began, as `jax 0.10.1 (was 0.10.0)`."""
     return [f"{k} {v} (was {run.versions.get(k)})" for k, v in versions().items() if run.versions.get(k) != v]
 
 
 def write(workdir: Path, run: RunInfo) -> None:
-    """Write `config.json`, once."""
+    """Write `config.json`."""
     tree = {"config": to_json(run.config), "data": run.data, "versions": run.versions}
     write_text(workdir / CONFIG, json.dumps(tree, indent=2) + "\n")
 
 
 def read(workdir: Path) -> RunInfo:
-    """Read `config.json` as strictly as a command line: nothing in it is run, and no path in it is written to.
+    """Read `config.json`; raises `InputError` if it is missing, or a field of it is missing, unknown or wrong.
 
-    Raises `InputError` if the directory or the file is missing, or a field of it is missing, unknown or wrong.
+    Its author may be somebody else: nothing in it is run, and no path in it is written to.
     """
-    path = workdir / CONFIG
+    path, remedy = workdir / CONFIG, "restore it or choose another --workdir"
     try:
         tree = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -51,22 +50,20 @@ def read(workdir: Path) -> RunInfo:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give another --workdir") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); restore it or choose another --workdir") from None
+        raise InputError(f"{path} is damaged ({error}); {remedy}") from None
     parts = {"config", "data", "versions"}
     if not isinstance(tree, dict) or tree.keys() != parts:
         found = ", ".join(sorted(tree)) if isinstance(tree, dict) else type(tree).__name__
-        raise InputError(
-            f"{path} must hold {', '.join(sorted(parts))}, not {found}; restore it or choose another --workdir"
-        )
+        raise InputError(f"{path} must hold {', '.join(sorted(parts))}, not {found}; {remedy}")
     config = from_json(tree["config"], f"{path}: config")
     for name, ok in _sound(tree["data"], tree["versions"]).items():
         if not ok:
-            raise InputError(f"{path}: {name} is missing, unknown or wrong; restore it or choose another --workdir")
+            raise InputError(f"{path}: {name} is missing, unknown or wrong; {remedy}")
     return RunInfo(config, tree["data"], tree["versions"])
 
 
 def _sound(data: Any, versions: Any) -> dict[str, bool]:
-    """For each part of `config.json` besides the config, whether it is right."""
+    """Which parts of `config.json` besides the config are right."""
     fields = {"image_shape", "class_names", "train_examples", "eval_examples", "sha256", "data_dir"}
     if not isinstance(data, dict) or data.keys() != fields:
         return {"data": False}
@@ -80,9 +77,7 @@ def _sound(data: Any, versions: Any) -> dict[str, bool]:
     path = data["data_dir"]
     return {
         "image_shape": counts(data["image_shape"]) and len(data["image_shape"]) == 3,
-        "class_names": isinstance(data["class_names"], list)
-        and bool(data["class_names"])
-        and texts(data["class_names"]),
+        "class_names": isinstance(names := data["class_names"], list) and bool(names) and texts(names),
         "train_examples": counts([data["train_examples"]]),
         "eval_examples": counts([data["eval_examples"]]),
         "data_dir": isinstance(path, str) and os.path.isabs(path) and ".." not in Path(path).parts and "\0" not in path,
@@ -92,23 +87,23 @@ def _sound(data: Any, versions: Any) -> dict[str, bool]:
 
 
 def identity_of(run: RunInfo) -> dict[str, Any]:
-    """What ties a checkpoint to its run: the config, and the data without its directory."""
+    """What a checkpoint must hold to belong to this run: the config, and the data without its directory."""
     return {"config": to_json(run.config), "data": {k: v for k, v in run.data.items() if k != "data_dir"}}
 
 
 def versions() -> dict[str, str]:
-    """Python and the libraries whose versions can change a result's last digits."""
+    """The versions of Python and of the libraries that can change a result's last digits."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
-@functools.cache  # of the code that this process runs, whatever is committed later
+@functools.cache  # the code that this process runs, whatever is committed later
 def commit() -> str:
-    """The git commit of this code, ending in + where its files differ from it; empty outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parents[1])]  # the package's root: all of it counts as its files
+    """The git commit of this package, ending in + if its files have changed since; empty outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
     try:
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
         changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True).stdout
-    except OSError:  # no git here
+    except OSError:  # git is not installed
         return ""
     return head + ("+" if head and changed else "")

@@ -91,6 +91,7 @@ def test_opening_again_is_fast_and_needs_no_tfds(prepared: Path) -> None:
     code = f"""
 import sys, time
 from pathlib import Path
+from mnist_flax.data import datasets
 began = time.perf_counter()
 datasets.open_dataset("mnist", Path({str(prepared)!r})).read("train")
 assert time.perf_counter() - began < 0.3, time.perf_counter() - began
@@ -206,7 +207,7 @@ def test_a_damaged_tfrecord_copy_is_named(shapes: Path, damage: str) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "spec"])
-def test_a_damaged_decoded_copy_is_made_anew(shapes: Path, damage: str) -> None:
+def test_a_damaged_decoded_copy_is_made_again(shapes: Path, damage: str) -> None:
     """Every bit is checked on every start."""
     want = np.array(datasets.open_dataset("shapes", shapes).read("train").images)
     decoded = shapes / "shapes" / "1.0.0" / "decoded"

@@ -63,7 +63,7 @@ def runs(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert process.poll() is None, process.communicate()
         time.sleep(0.002)
     process.kill()
-    process.communicate(timeout=20)  # returns when the last of its processes is gone, the desk too
+    process.communicate(timeout=20)  # returns when the last of its processes has ended, the writer process too
     for name in ("killed", "straight"):
         result = command("train", "--workdir", home / name, *FLAGS)
         assert (result.returncode, result.stderr) == (0, "")

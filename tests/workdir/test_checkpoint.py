@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import Tiny, assert_trees_equal
 
+import mnist_flax
 from mnist_flax import placement
 from mnist_flax.errors import InputError, RunError
 from mnist_flax.state import TrainState
@@ -204,7 +205,7 @@ def test_metadata_that_names_another_device_loads(two: Path, tmp_path: Path) -> 
             file.write_bytes(content.replace(b"cpu:0", b"cuda:7"))
             changed += 1
     assert changed
-    (path / "SHA256SUMS").write_bytes(checkpoint._sums(path))
+    (path / "SHA256SUMS").write_text(checkpoint._sums(path))
     _, got, _ = checkpoint.restore(tmp_path / "c", 10, identity={}, warn=silent)
     assert_trees_equal(got, checkpoint.restore(two, 10, identity={}, warn=silent)[1])
 
@@ -212,14 +213,15 @@ def test_metadata_that_names_another_device_loads(two: Path, tmp_path: Path) -> 
 def test_nothing_executable_is_read(two: Path) -> None:
     """No file of a checkpoint is a pickle, and no module of ours reads one from a file.
 
-    A training tells its own desk pickles, through a pipe that nobody else holds.
+    Training sends pickles to its own writer process only, through a pipe that nobody else can write to.
     """
     for file in two.rglob("*"):
         assert not file.is_file() or not re.match(rb"\x80[\x02-\x05]", file.read_bytes()), file
-    package = Path(checkpoint.__file__).parent
-    for path in package.glob("*.py"):
+    paths = list(Path(mnist_flax.__file__).parent.rglob("*.py"))
+    assert {"checkpoint.py", "async_writer.py", "writer_process.py"} <= {path.name for path in paths}
+    for path in paths:
         text = path.read_text()
-        if path.name in ("desk.py", "scribe.py"):
+        if path.name in ("async_writer.py", "writer_process.py"):
             text = text.replace("import pickle", "").replace("pickle.load(sys.stdin.buffer)", "")
             text = text.replace("pickle.UnpicklingError", "").replace("pickle.dump(message, self._process.stdin", "")
             text = text.replace("pickle.HIGHEST_PROTOCOL", "")
