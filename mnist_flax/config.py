@@ -126,13 +126,8 @@ def to_json(config: Config) -> dict[str, Any]:
 def from_json(tree: object, where: str, remedy: str = _RESTORE) -> Config:
     """Read what `to_json` wrote, as strictly as the command line.
 
-    Args:
-      tree: the parsed JSON.
-      where: the file, for the message.
-      remedy: what to do about it, for the message.
-
-    Raises:
-      InputError: a field is missing, unknown, of the wrong type or out of range.
+    Raises `InputError`, with the file (`where`) and the `remedy`, if a field is missing, unknown, of the wrong type or
+    out of range.
     """
     values = _read(Config, tree, where, remedy)
     values["hparams"] = Hyperparams(**_read(Hyperparams, values["hparams"], f"{where}: hparams", remedy))

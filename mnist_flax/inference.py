@@ -29,9 +29,7 @@ def load(path: str | Path, step: str | int = "latest") -> "tuple[Network, dict[s
     Returns:
       The model and its variables (params and batch_stats, numpy arrays): `model.apply(variables, images)` gives logits.
 
-    Raises:
-      InputError: there is no such run or checkpoint.
-      RunError: the checkpoint is damaged.
+    Raises `InputError` for a run or a checkpoint that is missing, and `RunError` for one that is damaged.
     """
     workdir = Path(path).expanduser().absolute()
     _, model, variables = load_network(workdir, run_info.read(workdir), step)
@@ -53,14 +51,9 @@ def load_network(workdir: Path, run: RunInfo, step: str | int) -> "tuple[int, Ne
 
 
 def find_dataset(run: RunInfo, data_dir: Path | None) -> datasets.Dataset:
-    """The very data that a run was trained on.
+    """The very data that a run was trained on; raises `InputError` if it is not there, or another than the run's.
 
-    Args:
-      run: what `config.json` says.
-      data_dir: where prepared datasets live; None looks where the run found it, then in this package's directory.
-
-    Raises:
-      InputError: it is not there, or another than the run's.
+    `data_dir` is where prepared datasets live; None looks where the run found them, then in the user's cache.
     """
     name, info = run.config.dataset, run.data
     # The directory that `config.json` names is only read: its author may be somebody else.

@@ -82,15 +82,10 @@ def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> Calib
 
 
 def evaluation_report(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """All that an evaluation tells, from every example.
+    """All that an evaluation reports, from the logits [N, C] and labels [N] of every example.
 
-    Args:
-      logits: float [N, C].
-      labels: int [N].
-
-    Returns:
-      examples, correct, accuracy, cross_entropy (nats), expected_calibration_error (15 bins), per_class_accuracy [C]
-      (None for a class without examples) and confusion_matrix [C, C] (rows: truth).
+    It has examples, correct, accuracy, cross_entropy (nats), expected_calibration_error (15 bins), per_class_accuracy
+    [C] (None for a class without examples) and confusion_matrix [C, C] (rows: truth).
     """
     predicted, classes = logits.argmax(axis=1), logits.shape[1]
     hit = predicted == labels

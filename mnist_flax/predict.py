@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from mnist_flax.errors import InputError
+from mnist_flax.errors import InputError, wrong
 from mnist_flax.metrics import softmax
 from mnist_flax.process import cli
 from mnist_flax.process.cli import StopSignals
@@ -49,9 +49,8 @@ def run(args: Args, signals: StopSignals) -> None:
     info = run_info.read(path)
     dataset_info = info.data
     if dataset_info["image_shape"] != [digits.SIDE, digits.SIDE, 1]:
-        raise InputError(
-            f"workdir={str(args.workdir)!r} was trained on images of {dataset_info['image_shape']}, not of digits"
-        )
+        problem = f"was trained on images of {dataset_info['image_shape']}, not of digits"
+        raise wrong("workdir", args.workdir, problem, "give a run on digits")
     _, model, variables = inference.load_network(path, info, args.step)
     pictures: list[tuple[str, np.ndarray | InputError]] = []
     for file in args.files:

@@ -69,14 +69,11 @@ def render(weights: list[tuple[np.ndarray, np.ndarray]], *, class_names: list[st
     `softmax(logits)` and `asMnist(grey, width, height)`, a drawing to 784 grey levels.
 
     Args:
-      weights: for each layer its kernel, float32 [in, out], and bias, float32 [out], with BatchNorm folded in; relu
-        stands between layers.
+      weights: for each layer its kernel, float32 [in, out], and bias, float32 [out]; relu stands between layers.
       class_names: one for each output.
-      about: where the network comes from, as JSON has it; all of it is in the html. `accuracy` (0..1), `dataset`,
-        `step` and `commit` are shown where they are given.
+      about: JSON values, all kept in the page; `accuracy` (0..1), `dataset`, `step` and `commit` are also shown.
 
-    Raises:
-      ValueError: the shapes do not follow from each other, 784 pixels or the classes, or a number is not finite.
+    Raises `ValueError` if the shapes do not fit each other, 784 pixels or the classes, or a number is not finite.
     """
     sizes = [_PIXELS, *(bias.size for _, bias in weights)]
     shapes = [(kernel.shape, bias.shape) for kernel, bias in weights]
