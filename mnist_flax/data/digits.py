@@ -69,7 +69,7 @@ def as_mnist(grey: np.ndarray) -> np.ndarray:
     small = np.clip(small * (255 / small.max()), 0, 255)
 
     def start(weights: np.ndarray) -> int:
-        """Where it begins if its centre of mass is in the middle, or as near to it as all of it stays inside."""
+        """Where to place it: its centre of mass in the middle, or as near to it as keeps all of it inside."""
         centre = (weights * np.arange(len(weights))).sum() / weights.sum()
         return int(np.clip(round(SIDE / 2 - centre), 0, SIDE - len(weights)))
 

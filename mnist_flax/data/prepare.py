@@ -58,12 +58,11 @@ def prepare(name: str, data_dir: Path, manual_dir: Path | None, track: Track) ->
         class Idx(getattr(mnist, IDX_DATASETS[name])):
             """TFDS's builder, but numpy reads the files. TFDS finds `checksums.tsv` next to this module."""
 
-            def _split_generators(self, dl_manager: Any) -> list[Any]:
-                generators = []
+            def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+                generators = {}
                 for split, stem in (("train", "train"), ("test", "t10k")):
                     urls = [f"{self.URL}{stem}-{part}-ubyte.gz" for part in ("images-idx3", "labels-idx1")]
-                    files = dl_manager.download(urls)
-                    generators.append(tfds.core.SplitGenerator(name=split, gen_kwargs={"files": files, "split": split}))
+                    generators[split] = self._generate_examples(dl_manager.download(urls), split)
                 return generators
 
             def _generate_examples(self, files: list[Path], split: str) -> Iterator[tuple[int, Any]]:

@@ -10,12 +10,12 @@ from mnist_flax.errors import InputError
 
 
 def ranges(split: str, examples: dict[str, int]) -> list[tuple[str, int, int]]:
-    """The (name, start, stop) that a split string means; raises `InputError` if it means nothing, or no example."""
+    """The (name, start, stop) that a split string means; raises `InputError` if it is wrong, or has no example."""
     if split in examples:
         return [(split, 0, examples[split])]
     # The common form, without the half second that importing TFDS takes.
     match = re.fullmatch(r"(\w+)\[(-?\d+)?:(-?\d+)?\]", split)
-    if match and match[1] in examples:
+    if match and match[1] in examples and any(match.groups()[1:]):
         count = examples[match[1]]
         bounds = [int(bound) if bound else None for bound in match.groups()[1:]]
         start, stop, _ = slice(*bounds).indices(count)

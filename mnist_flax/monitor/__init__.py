@@ -1,1 +1,1 @@
-"""What can be watched while a run trains: the log, and figures and TensorBoard files by a separate process."""
+"""Report a run while it trains: a log, and figures and TensorBoard files that a separate process writes."""

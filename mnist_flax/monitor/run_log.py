@@ -61,7 +61,7 @@ class RunLog:
         )
 
     def flush(self) -> None:
-        """Return when everything has left this process; call it before a checkpoint, which says that it has."""
+        """Return when every message is in the pipe; call it before a checkpoint, since no step before it is sent again."""
         self._send_steps()
         self._writer.flush()
 

@@ -32,7 +32,7 @@ _SCORES = ("loss", "cross_entropy", "l2_penalty", "accuracy")
 
 
 class TensorBoardWriter:
-    """Writes the event files of one run, as far as one process trains it."""
+    """Writes the event files of one training process."""
 
     def __init__(self, directory: Path, start: int) -> None:
         """Open new files in `directory`/train and /eval, and hide events of steps above `start` in older files."""

@@ -1,1 +1,1 @@
-"""What every command needs: arguments, signals, the terminal, files, several processes, the compilation cache."""
+"""What every command needs: parsed arguments, signals, the terminal, files, and several processes as one."""

@@ -87,10 +87,7 @@ def main(args_type: type[Args], run: Callable[[Args, StopSignals], None]) -> NoR
         _leave(stop.exit_code)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)  # the command has finished
-    if _command():  # not called from another program
-        sys.stdout.flush()
-        os._exit(0)  # at once: JAX and Python need a quarter of a second to shut down
-    sys.exit(0)
+    _leave(0)
 
 
 def _command() -> str | None:
@@ -111,9 +108,8 @@ def _parse(args_type: type[Args]) -> Args:
         if not exit_.code:
             raise
         lines = [line.strip("│╰╯ ") for line in message.getvalue().splitlines()]
-        lines = (
-            lines[1:] if lines[0].startswith("╭") else lines[2:]
-        )  # without the title; in ASCII there is a rule below it
+        title_lines = 1 if lines[0].startswith("╭") else 2  # ASCII frames have a rule below the title
+        lines = lines[title_lines:]
         parts = " ".join("\n" if line and not line.strip("─-") else line for line in lines).split("\n")
         text = parts[0].strip().rstrip(".")
         if suggestion := [p for p in parts if "Perhaps you meant" in p]:
@@ -123,7 +119,7 @@ def _parse(args_type: type[Args]) -> Args:
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, _: object) -> None:
-    """Print an error that nobody expected in one line."""
+    """Print an error that no command expects in one line."""
     text = " ".join(str(error).split())[:300]
     print(f"error: unexpected {kind.__name__}: {text} (--traceback shows where)", file=sys.stderr)
 
@@ -136,8 +132,8 @@ def _fail(error: object, code: int) -> NoReturn:
 
 
 def _leave(code: int) -> NoReturn:
-    jax = sys.modules.get("jax")
-    if jax and jax.distributed.is_initialized():  # else JAX waits minutes for a process that may be gone
-        sys.stderr.flush()
-        os._exit(code)
+    if _command():  # not called from another program
+        with contextlib.suppress(BrokenPipeError):  # the reader of our output may have ended
+            sys.stdout.flush()
+        os._exit(code)  # at once: threads of JAX and orbax can wait minutes for what is gone
     sys.exit(code)

@@ -73,7 +73,7 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, *, wait: bool = True) -> Iterator[IO[str]]:
-    """Hold a lock file, created if missing, so that no other process can; gives the file, to write into who holds it.
+    """Hold a lock file, created if missing, against all other processes; gives the file, to write the holder's name in.
 
     Raises `BlockingIOError` if another process holds it and `wait` is False.
     """

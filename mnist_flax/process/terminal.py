@@ -41,7 +41,7 @@ def no_track(items: Iterable[Any], description: str, total: int) -> Iterable[Any
 
 
 class Progress:
-    """A bar over the steps of a run, with their loss and accuracy; lines alone where stdout is not a terminal."""
+    """A progress bar over the steps of a run, on a terminal only, and the lines above it."""
 
     def __init__(self, total: int, done: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

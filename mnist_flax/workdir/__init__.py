@@ -1,1 +1,1 @@
-"""A run's directory: what it holds, who may use it, and how a run resumes from it."""
+"""A run's directory: its configuration, its checkpoints, its lock, and how a run resumes from it."""

@@ -55,10 +55,10 @@ class InUse(InputError):
 
 @contextlib.contextmanager
 def claim(workdir: Path, run: RunInfo) -> Iterator[RunInfo]:
-    """Lock a directory for this process, and give the run that its `config.json` records.
+    """Lock a directory for this process, and give the run that its `config.json` records; create what is missing.
 
-    Both are created if they are missing. The kernel releases the lock of a process that dies. Raises `InUse` if another
-    process has the lock (host, pid, since when), and `InputError` if it is another run's or cannot be written.
+    The kernel releases the lock of a process that dies. Raises `InUse` if another process has the lock (the error says
+    which, on which host, since when), and `InputError` if the directory is another run's or cannot be written.
     """
     is_new = not workdir.exists()
     with contextlib.ExitStack() as stack:

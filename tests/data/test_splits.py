@@ -1,7 +1,7 @@
 """Split strings mean what they mean to TFDS."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnist_flax.data import splits
@@ -13,6 +13,7 @@ BOUNDS = st.tuples(st.sampled_from(["train", "test"]), st.integers(0, 49), st.in
 )
 
 
+@settings(deadline=None)  # the first example imports TFDS
 @given(st.integers(1, 50), st.one_of(st.none(), st.integers(-50, 50)), st.one_of(st.none(), st.integers(-50, 50)))
 def test_slices_are_those_of_tfds(count: int, start: int | None, stop: int | None) -> None:
     import tensorflow_datasets as tfds
@@ -31,6 +32,7 @@ def test_slices_are_those_of_tfds(count: int, start: int | None, stop: int | Non
         assert splits.ranges(text, {"train": count}) == [want]
 
 
+@settings(deadline=None)
 @given(BOUNDS, BOUNDS, BOUNDS)
 def test_overlap_is_that_of_the_sets(a: tuple, b: tuple, c: tuple) -> None:
     texts = [f"{name}[{start}:{stop}]" for name, start, stop in (a, b, c)]
