@@ -39,14 +39,14 @@ class RunDriver:
     """The calls of one run, its batches split over all devices. Every state is placed on the devices."""
 
     def __init__(self, config: Config, program: Program, train_split: Split, eval_split: Split, mesh: Mesh) -> None:
-        self._config, self._examples, self._mesh = config, len(train_split.labels), mesh
-        self._static, self._hparams = {"program": program}, as_arrays(config.hparams)
-        self._placed, self._train, self._eval = map(self.place, (self._hparams, tuple(train_split), tuple(eval_split)))
+        self._config, self._program, self._mesh = config, program, mesh
+        self._examples, hparams = len(train_split.labels), as_arrays(config.hparams)
+        self._hparams, self._train, self._eval = map(self.place, (hparams, tuple(train_split), tuple(eval_split)))
         self._order = shard_batches(eval_batches(len(eval_split.labels), config.eval_batch_size), mesh)
 
     def init(self) -> Any:
         """The state before the first step."""
-        return self.place(init_run(self._hparams, **self._static))
+        return self.place(init_run(as_arrays(self._config.hparams), program=self._program))
 
     def place(self, state: Any) -> Any:
         """A state of numpy arrays, such as a checkpoint's, on the devices."""
@@ -58,11 +58,12 @@ class RunDriver:
 
     def train(self, state: Any, batches: np.ndarray) -> tuple[Any, Metrics]:
         """Begin the steps of int32 [K, B] batches; the state is donated. Leaves of the metrics are [K]."""
-        return train_steps(state, self._placed, self._train, shard_batches(batches, self._mesh), **self._static)
+        indices = shard_batches(batches, self._mesh)
+        return train_steps(state, self._hparams, self._train, indices, program=self._program)
 
     def evaluate(self, state: Any) -> tuple[Metrics, Any]:
         """Score a state; with its logits [K, B, C], or None where no process has all of them."""
-        return addressable(eval_steps(state, self._placed, self._eval, self._order, **self._static))
+        return addressable(eval_steps(state, self._hparams, self._eval, self._order, program=self._program))
 
 
 class PopulationDriver:

@@ -63,7 +63,7 @@ def run(args: Args, signals: StopSignals) -> None:
     logits = iter(inference.logits_of(model, variables, np.stack(images), 100) if images else ())
     for file, picture in pictures:
         if isinstance(picture, InputError):
-            _complain(file, picture, args.json)
+            say(json.dumps({"file": file, "error": str(picture)})) if args.json else warn(str(picture))
         else:
             _answer(file, next(logits), dataset_info["class_names"], args.json)
     if len(images) < len(pictures):
@@ -80,13 +80,6 @@ def _answer(file: str, logits: np.ndarray, names: list[str], as_json: bool) -> N
     answer["runner_up"] = {"label": names[second], "probability": float(probabilities[second])}
     answer["probabilities"] = dict(zip(names, map(float, probabilities), strict=True))
     say(json.dumps(answer))
-
-
-def _complain(file: str, error: InputError, as_json: bool) -> None:
-    if as_json:
-        say(json.dumps({"file": file, "error": str(error)}))
-    else:
-        warn(str(error))
 
 
 if __name__ == "__main__":

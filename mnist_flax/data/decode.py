@@ -30,7 +30,7 @@ def find_prepared(name: str, data_dir: Path) -> Any:
 
 
 def decode(name: str, builder: Any, decoded: Path, track: Track) -> dict[str, Any]:
-    """Write every split as two .npy files, and `spec.json`, which describes them. Call it with the data directory locked.
+    """Write every split as two .npy files, and `spec.json`, which describes them; call it with `data_dir` locked.
 
     Returns the description: image_shape, class_names, examples (of each split) and sha256 (of each file). Raises
     `InputError` for a dataset without uint8 images of one size, or without labels.

@@ -61,7 +61,7 @@ class RunLog:
         )
 
     def flush(self) -> None:
-        """Return when every message is in the pipe; call it before a checkpoint, since no step before it is sent again."""
+        """Return when every message is in the pipe. Call it before a checkpoint: earlier steps are never sent again."""
         self._send_steps()
         self._writer.flush()
 

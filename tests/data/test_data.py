@@ -89,7 +89,7 @@ def test_the_prepared_dataset_is_tfds_own(prepared: Path) -> None:
 
 def test_opening_again_needs_no_tfds(prepared: Path) -> None:
     code = f"""
-import sys, time
+import sys
 from pathlib import Path
 from mnist_flax.data import datasets
 datasets.open_dataset("mnist", Path({str(prepared)!r})).read("train")
