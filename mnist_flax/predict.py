@@ -63,7 +63,10 @@ def run(args: Args, signals: StopSignals) -> None:
     logits = iter(inference.logits_of(model, variables, np.stack(images), 100) if images else ())
     for file, picture in pictures:
         if isinstance(picture, InputError):
-            say(json.dumps({"file": file, "error": str(picture)})) if args.json else warn(str(picture))
+            if args.json:
+                say(json.dumps({"file": file, "error": str(picture)}))
+            else:
+                warn(str(picture))
         else:
             _answer(file, next(logits), dataset_info["class_names"], args.json)
     if len(images) < len(pictures):
