@@ -47,10 +47,8 @@ def run(args: Args, signals: StopSignals) -> None:
 
     path = args.workdir.expanduser().absolute()
     info = run_info.read(path)
-    dataset_info = info.data
-    if dataset_info["image_shape"] != [digits.SIDE, digits.SIDE, 1]:
-        problem = f"was trained on images of {dataset_info['image_shape']}, not of digits"
-        raise wrong("workdir", args.workdir, problem, "give a run on digits")
+    if (shape := info.data["image_shape"]) != [digits.SIDE, digits.SIDE, 1]:
+        raise wrong("workdir", args.workdir, f"was trained on images of {shape}, not of digits", "give a run on digits")
     _, model, variables = inference.load_network(path, info, args.step)
     pictures: list[tuple[str, np.ndarray | InputError]] = []
     for file in args.files:
@@ -68,7 +66,7 @@ def run(args: Args, signals: StopSignals) -> None:
             else:
                 warn(str(picture))
         else:
-            _answer(file, next(logits), dataset_info["class_names"], args.json)
+            _answer(file, next(logits), info.data["class_names"], args.json)
     if len(images) < len(pictures):
         raise InputError(f"{len(pictures) - len(images)} of {len(pictures)} files have no answer")
 
