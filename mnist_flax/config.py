@@ -49,7 +49,7 @@ class Hyperparams:
 
 @dataclass(frozen=True)
 class StaticConfig:
-    """What is the same in every step of a run: a compiled program may read it, and it is part of the program's key."""
+    """What compiled code may read: part of the key under which JAX finds the compiled program."""
 
     widths: Annotated[tuple[int, ...], Between(1, 2**16, "512 512")] = (512, 512)
     """Units of each hidden layer."""

@@ -57,8 +57,8 @@ def fit(driver: Driver, state: Any, *, start: int, plan: Plan, needs_state: Call
     """Train from step `start` to the end of the plan.
 
     Between two saves the device never waits for the host: a call begins before the numbers of the last one are fetched.
-    `start` is at the end of one of the plan's calls; the state is donated. `needs_state` says whether the next event is
-    to have the state, as all have after which the plan saves.
+    `start` is at the end of one of the plan's calls; the state is donated. Events where the plan saves
+    carry the state; `needs_state()` asks for it at the next one too.
     """
     for epoch in range(start // plan.steps_per_epoch, plan.epochs):
         done, batches, lap = epoch * plan.steps_per_epoch, driver.batches(epoch), _Laps()

@@ -1,6 +1,6 @@
 """How a setting describes itself: marks next to its type, and the table that everything else is generated from.
 
-    epochs: Annotated[int, Between(1, 10**6), SHARED] = 4
+    keep: Annotated[int, Between(1, 10**6), SHARED] = 2
     for setting in settings_of(Config).values():
         print(setting.name, setting.kind, setting.default)
 

@@ -27,7 +27,7 @@ jax.tree_util.register_dataclass(
 
 @enum.unique
 class Stream(enum.IntEnum):
-    """The sources of randomness; the numbers must never change."""
+    """The random streams inside compiled code; the numbers must never change."""
 
     PARAMS = 0
     DROPOUT = 1

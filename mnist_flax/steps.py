@@ -19,7 +19,7 @@ from mnist_flax.program import Program
 from mnist_flax.state import Stream, TrainState, inference_variables, stream_key
 
 GRADIENT_NORM_EVERY = 10
-"""Steps: it takes 5 % of one to read all of the gradient once more."""
+"""In steps. Measuring the norm reads the whole gradient again, which takes 5 % of a step."""
 
 
 class Batch(NamedTuple):

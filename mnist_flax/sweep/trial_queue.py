@@ -78,7 +78,7 @@ class TrialQueue:
         return next(t.number for t in self.study.get_trials(deepcopy=False) if t.user_attrs.get("member") == key)
 
     def enqueue(self, members: dict[str, dict[str, Any]]) -> None:
-        """Make every member wait that does not, is not running and not done; `members` gives each its attributes."""
+        """Queue every member that is not waiting, running or done yet; `members` maps each key to its attributes."""
         living = self.living()
         # What a search sampled for a trial that failed is what its successor trains.
         trials = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
@@ -88,7 +88,7 @@ class TrialQueue:
                 self.study.enqueue_trial(sampled.get(key, {}), user_attrs={"member": key, **attributes})
 
     def claim(self, most: int) -> list[optuna.Trial]:
-        """Claim up to `most` waiting members."""
+        """Claim up to `most` waiting members, the first queued first: Optuna takes the lowest trial number."""
         claimed: list[optuna.Trial] = []
         while len(claimed) < most and self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             trial = self.study.ask()
@@ -100,7 +100,7 @@ class TrialQueue:
                     continue
             # Two processes have made it wait at once; or the last one was taken meanwhile, so Optuna made a new one.
             self._fail(trial.number)
-        if claimed:  # a number that no other process has, and the same one when one process alone repeats it
+        if claimed:  # seeds differ between processes, and are reproducible with one
             self.study.sampler = optuna.samplers.TPESampler(seed=claimed[0].number)
         return claimed
 
