@@ -18,9 +18,12 @@ EDITS = {
         )
     ],
     "model.py": [
-        ("    num_classes: int\n", "    num_classes: int\n    logit_scale: float\n"),
+        (
+            "    batch_norm_layers: tuple[int, ...]\n",
+            "    batch_norm_layers: tuple[int, ...]\n    logit_scale: float\n",
+        ),
         ("return dense(self.num_classes", "return self.logit_scale * dense(self.num_classes"),
-        ("static.batch_norm_layers, num_classes,", "static.batch_norm_layers, num_classes, static.logit_scale,"),
+        ("static.batch_norm_layers, num_classes,", "static.batch_norm_layers, static.logit_scale, num_classes,"),
     ],
 }
 SCRIPT = """

@@ -70,10 +70,9 @@ class TensorBoardWriter:
 
     def parameters(self, params: Any, step: int) -> None:
         """Write histograms and norms of all parameters."""
-        for layer, leaves in params.items():
-            for name, leaf in leaves.items():
-                self._add("eval", _histogram(f"{layer}/{name}", leaf.ravel()), step)
-                self._add("eval", _scalars({f"norm/{layer}/{name}": float(np.linalg.norm(leaf))}), step)
+        for name, leaf in _leaves(params, ""):
+            self._add("eval", _histogram(name, leaf.ravel()), step)
+            self._add("eval", _scalars({f"norm/{name}": float(np.linalg.norm(leaf))}), step)
 
     def first_layer(self, weights: np.ndarray, step: int) -> None:
         """Write the first layer's weights, float [units, H, W, C], as an image."""
@@ -125,6 +124,13 @@ def write_members(directory: Path, rows: list[dict[str, Any]]) -> None:
                 writer.scores(line)
             writer.finish()
             writer.close()
+
+
+def _leaves(tree: Any, path: str) -> list[tuple[str, np.ndarray]]:
+    """The arrays of nested dicts, each with its path: `dense_1/kernel`."""
+    if isinstance(tree, dict):
+        return [leaf for name, part in tree.items() for leaf in _leaves(part, f"{path}/{name}" if path else name)]
+    return [(path, tree)]
 
 
 def _scalars(values: dict[str, float]) -> Any:

@@ -6,7 +6,10 @@ python tests/docs/settings_table.py  # writes them into the page
 import ast
 import inspect
 import re
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # this checkout, wherever it is installed from
 
 from mnist_flax import config
 from mnist_flax.config import Config, Hyperparams, StaticConfig
