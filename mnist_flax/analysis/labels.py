@@ -1,4 +1,4 @@
-"""Words and scales for the figures and tables of a sweep.
+"""Labels and scales for the figures and tables of a sweep.
 
 described({"l2": 0.001, "widths": [64, 32]}, ["widths", "l2"])  # "widths=64 32, l2=0.001"
 """
@@ -7,16 +7,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from mnist_flax.analysis.summaries import Summary
+from mnist_flax.analysis.summaries import Levels, Summary
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.colors import Normalize
 
 ACCURACY = "validation accuracy (%)"
-
-Levels = dict[str, list[Any]]
-"""The values of each setting in which configurations differ."""
 
 
 def shown(value: Any) -> str:
@@ -38,7 +34,7 @@ def spoken(name: str, values: Sequence[Any] = ()) -> str:
 
 
 def aligned(summaries: list[Summary], levels: Levels) -> list[str]:
-    """A header, and a line for each configuration, in columns for a font of one width."""
+    """A header, and a line for each configuration, in columns for a monospaced font."""
     columns = [[name, *(shown(s.overrides.get(name)) for s in summaries)] for name in levels]
     if any(s.method for s in summaries):
         columns.insert(0, ["method", *(s.method for s in summaries)])
@@ -50,22 +46,13 @@ def aligned(summaries: list[Summary], levels: Levels) -> list[str]:
 
 
 def left_out(summaries: list[Summary]) -> str:
-    """How many members are not in the means, for the end of a title."""
+    """How many members diverged, so are not in the means, for the end of a title."""
     n = sum(s.diverged for s in summaries)
     return f"; {n} diverged member{'s' * (n > 1)} left out" if n else ""
 
 
-def percent(spreads: Sequence[Sequence[float | None]]) -> "np.ndarray":
-    """Means and the ends of their intervals, [3, n], in percent; one value's interval has no width."""
-    import numpy as np
-
-    known = [(mean, low, high) for mean, _, low, high in spreads if mean is not None]
-    filled = [[mean if x is None else x for x in (mean, low, high)] for mean, low, high in known]
-    return 100 * np.array(filled, float).reshape(-1, 3).T
-
-
 def color_scale(summaries: list[Summary]) -> tuple["Normalize", Literal["min", "neither"]]:
-    """A scale of colours, and whether it is open below: a few bad ones would make all others look alike."""
+    """A colour scale of the means, and whether it cuts off the worst tenth, without which all others look alike."""
     import numpy as np
     from matplotlib.colors import Normalize
 
@@ -75,18 +62,18 @@ def color_scale(summaries: list[Summary]) -> tuple["Normalize", Literal["min", "
 
 
 def scale_of(values: list[Any]) -> str:
-    """How to show a factor's levels: log, linear or categories."""
+    """The scale for a factor's levels, in order: log, linear or categories."""
     if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
         return "categories"
     many, low, high = len(values) > 12, min(values), max(values)
     wide = high >= 30 * min((value for value in values if value > 0), default=math.inf)
     if not wide or low < 0 or (many and (low == 0 or 8 * values[len(values) // 4] > high)):
-        return "linear"  # many levels are a search's: whether uniform or log-uniform shows in their lower quartile
-    return "log" if low > 0 else "categories"  # 0, 1e-4, 1e-3, ... has no logarithm, and would be a heap
+        return "linear"  # many levels come from a search: their lower quartile tells uniform from log-uniform samples
+    return "log" if low > 0 else "categories"  # 0 has no logarithm, and 0, 1e-4, 1e-3, ... overlap on a linear scale
 
 
 def axis_of(values: list[Any], scale: str) -> tuple[Callable[[Any], float], list[Any]]:
-    """Where on an axis from 0 to 1 a value stands, and the ticks."""
+    """A function from a value to its place on an axis from 0 to 1, and the ticks."""
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     low, high = values[0], values[-1]

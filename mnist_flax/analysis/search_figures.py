@@ -4,8 +4,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mnist_flax.analysis.labels import ACCURACY, Levels, axis_of, color_scale, left_out, scale_of, shown, spoken
-from mnist_flax.analysis.summaries import Summary
+from mnist_flax.analysis.labels import ACCURACY, axis_of, color_scale, left_out, scale_of, shown, spoken
+from mnist_flax.analysis.summaries import Levels, Summary
 from mnist_flax.figures.axes import COLORS, open_figure
 
 if TYPE_CHECKING:

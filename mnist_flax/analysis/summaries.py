@@ -11,6 +11,7 @@ import statistics
 from typing import Any, NamedTuple
 
 Row = dict[str, Any]
+Levels = dict[str, list[Any]]  # the values of each factor
 STAGES = ("selection", "final")
 
 
@@ -28,17 +29,21 @@ class Summary(NamedTuple):
     high: float | None
     seconds: float
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The configuration's key in `by_configuration`."""
+        return _key(self.stage, self.method, self.overrides)
 
-def configuration_key(stage: str, method: str, overrides: dict[str, Any]) -> tuple[str, str, str]:
-    """Name a configuration: the overrides as canonical JSON, whatever the seed."""
+
+def _key(stage: str, method: str, overrides: dict[str, Any]) -> tuple[str, str, str]:
     return stage, method, json.dumps(_without_seed(overrides), sort_keys=True)
 
 
 def by_configuration(rows: list[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    """Group the rows by configuration, in the order in which these appear."""
+    """Group the rows by stage, method and overrides as JSON without the seed, in the order in which they appear."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault(configuration_key(row["stage"], row["method"], row["overrides"]), []).append(row)
+        groups.setdefault(_key(row["stage"], row["method"], row["overrides"]), []).append(row)
     return groups
 
 
@@ -54,7 +59,7 @@ def summarize(rows: list[Row]) -> list[Summary]:
 
 
 def spread(values: list[float]) -> tuple[float | None, float | None, float | None, float | None]:
-    """Return mean, standard deviation (n - 1) and the 95 % t interval of the mean; None where too few values tell."""
+    """Return mean, standard deviation (n - 1) and the 95 % t interval of the mean; None if there are too few values."""
     if len(values) < 2:
         return (values[0] if values else None), None, None, None
     mean, deviation = statistics.fmean(values), statistics.stdev(values)
@@ -74,7 +79,7 @@ def choose(rows: list[Row]) -> dict[str, dict[str, Any]]:
     return chosen
 
 
-def factors(rows: list[Row]) -> dict[str, list[Any]]:
+def factors(rows: list[Row]) -> Levels:
     """Name the factors, each with its levels in order: None (the base's value), numbers by value, lists by length."""
     selection = [row["overrides"] for row in rows if row["stage"] == "selection"]
     names = dict.fromkeys(name for overrides in selection for name in _without_seed(overrides))
@@ -94,14 +99,14 @@ def _without_seed(overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rank(level: Any) -> tuple[int, int, Any]:
-    """Order levels, whatever their kinds."""
+    """A sort key for levels of different types."""
     if isinstance(level, list):
         return 3, len(level), level
     return (0 if level is None else 1 if isinstance(level, (int, float)) else 2), 0, level
 
 
 class Effect(NamedTuple):
-    """What a factor, or the interaction of several, does to the accuracy: points, with a 95 % interval."""
+    """The effect of a factor, or of the interaction of several, on the accuracy: points, with a 95 % interval."""
 
     factors: tuple[str, ...]
     estimate: float

@@ -1,32 +1,21 @@
 """Figures of a sweep, as PNG, from the rows of results.jsonl: `sweep_figures(directory, rows, searched=False)`.
 
-Members that diverged are left out of means, and counted in the figure. Markers, line styles and positions show what
-colours show.
+Members that diverged are left out of means, and counted in the figure. Nothing is shown by colour alone.
 """
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_flax.analysis.labels import (
-    ACCURACY,
-    Levels,
-    aligned,
-    color_scale,
-    described,
-    left_out,
-    percent,
-    scale_of,
-    shown,
-    spoken,
-)
+from mnist_flax.analysis.labels import ACCURACY, aligned, color_scale, described, left_out, scale_of, shown, spoken
 from mnist_flax.analysis.search_figures import importance, parallel
-from mnist_flax.analysis.summaries import Row, Summary, by_configuration, configuration_key, factors, spread, summarize
+from mnist_flax.analysis.summaries import Levels, Row, Summary, by_configuration, factors, spread, summarize
 from mnist_flax.figures.axes import COLORS, open_figure, save
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
 
 _MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
@@ -68,11 +57,11 @@ def sweep_drawings(rows: list[Row], searched: bool, importances: Mapping[str, fl
 
 
 def _curves(selection: list[Summary], levels: Levels, rows: list[Row]) -> "Figure | None":
-    """Validation accuracy by epoch of the best, or each method's best, with 95 % bands; nothing of a single epoch."""
+    """Validation accuracy by epoch of the best, or each method's best, with 95 % bands; None for a single epoch."""
     groups, known = by_configuration(rows), [s for s in selection if s.n]
     of_methods = sorted({s.method: s for s in reversed(known)}.values(), key=known.index)
     best = (of_methods if len(of_methods) > 1 else known)[: len(COLORS)]
-    curves = [_by_epoch(groups[configuration_key(*s[:3])]) for s in best]
+    curves = [_by_epoch(groups[s.key]) for s in best]
     if max(map(len, curves), default=0) < 2:
         return None
     header, *labels = aligned(best, levels)
@@ -83,7 +72,7 @@ def _curves(selection: list[Summary], levels: Levels, rows: list[Row]) -> "Figur
     axes.plot([], [], linestyle="none", label=header)
     late: list[float] = []
     for curve, label, color, marker, line in zip(curves, labels, COLORS, _MARKERS, _LINES, strict=False):
-        epochs, (mean, low, high) = list(curve), percent([spread(values) for values in curve.values()])
+        epochs, (mean, low, high) = list(curve), _percent([spread(values) for values in curve.values()])
         axes.plot(epochs, mean, color=color, marker=marker, markersize=4, linestyle=line, label=label)
         if banded := min(map(len, curve.values())) > 2:  # of two, an interval is wider than the figure
             axes.fill_between(epochs, low, high, color=color, alpha=0.12, linewidth=0)
@@ -98,7 +87,7 @@ def _factor(selection: list[Summary], levels: Levels) -> "Figure":
     """Mean and 95 % interval against the one factor: a line and a band of numbers, points of categories."""
     [(name, values)] = levels.items()
     known = sorted((s for s in selection if s.n), key=lambda s: values.index(s.overrides.get(name)))
-    mean, low, high = percent([s[5:9] for s in known])
+    mean, low, high = _percent([s[5:9] for s in known])
     where = [f"{s.diverged} at {shown(s.overrides.get(name))}" for s in selection if s.diverged]
     title = f"Mean and 95 % interval{left_out(selection)}" + (f" ({', '.join(where)})" if where else "")
     categories = scale_of(values) == "categories"
@@ -143,13 +132,13 @@ def _heatmap(selection: list[Summary], levels: Levels) -> "Figure":
 
 
 def _cells(selection: list[Summary], levels: Levels) -> "Figure":
-    """The configurations one below the other, with their 95 % intervals."""
+    """A line for each configuration, with its mean and 95 % interval; the best is on top."""
     best = selection[:_MOST]
     header, *labels = aligned(best, levels)
     title = f"Best {_MOST} of {len(selection)} configurations: mean" if len(best) < len(selection) else "Mean"
     title += f" and 95 % interval{left_out(selection)}"
     figure, axes = open_figure(title, 4.5 + 0.06 * len(header), 1.3 + 0.19 * len(best))
-    mean, low, high = percent([s[5:9] for s in best if s.n])
+    mean, low, high = _percent([s[5:9] for s in best if s.n])
     axes.errorbar(mean, range(len(mean)), xerr=[mean - low, high - mean], fmt="o", color=COLORS[2], capsize=3)
     axes.set_yticks(range(-1, len(best)), [header, *labels], **_ALIGNED)
     axes.set_ylim(len(best) - 0.5, -1.5)
@@ -164,15 +153,13 @@ def _final(summaries: list[Summary], levels: Levels, rows: list[Row]) -> "Figure
     if not any(s.n for s in final):
         return None
     figure, axes = open_figure("The chosen: each seed, mean and 95 % interval", 7, 1.6 + 0.75 * len(final))
-    for stage, label, color, marker, up in (
-        ("selection", "validation", COLORS[2], "o", -0.2),
-        ("final", "test", COLORS[1], "s", 0.2),
-    ):
-        seeds = [groups.get(configuration_key(stage, s.method, s.overrides), []) for s in final]
+    stages = (("selection", "validation", COLORS[2], "o", -0.2), ("final", "test", COLORS[1], "s", 0.2))
+    for stage, label, color, marker, up in stages:
+        seeds = [groups.get((stage, *s.key[1:]), []) for s in final]
         values = [[row["value"] for row in group if row["value"] is not None] for group in seeds]
         for y, of in enumerate(values):
             axes.plot([100 * v for v in of], [y + up + 0.13] * len(of), "o", color=color, alpha=0.5, markersize=3)
-        mean, low, high = percent([spread(of) for of in values if of])
+        mean, low, high = _percent([spread(of) for of in values if of])
         y = [y + up for y, of in enumerate(values) if of]
         axes.errorbar(mean, y, xerr=[mean - low, high - mean], fmt=marker, color=color, capsize=3, label=label)
     names = [(s.method or described(s.overrides, levels)) + left_out([s]) for s in final]
@@ -186,8 +173,16 @@ def _final(summaries: list[Summary], levels: Levels, rows: list[Row]) -> "Figure
 def _by_epoch(group: list[Row]) -> dict[int, list[float]]:
     """The members' validation accuracies at each epoch."""
     curve: dict[int, list[float]] = {}
-    lines = [line for row in group if row["value"] is not None for line in row["history"]]
-    for line in lines:
+    for line in (line for row in group if row["value"] is not None for line in row["history"]):
         if line["split"] == "eval":
             curve.setdefault(line["epoch"], []).append(line["accuracy"])
     return curve
+
+
+def _percent(spreads: Sequence[Sequence[float | None]]) -> "np.ndarray":
+    """Means and the ends of their intervals, [3, n], in percent; the interval of a single value has no width."""
+    import numpy as np
+
+    known = [(mean, low, high) for mean, _, low, high in spreads if mean is not None]
+    filled = [[mean if x is None else x for x in (mean, low, high)] for mean, low, high in known]
+    return 100 * np.array(filled, float).reshape(-1, 3).T

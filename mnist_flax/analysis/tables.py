@@ -6,15 +6,15 @@ import math
 from pathlib import Path
 
 from mnist_flax.analysis.labels import described, shown
-from mnist_flax.analysis.summaries import STAGES, Row, Summary, configuration_key, effects, factors, summarize
+from mnist_flax.analysis.summaries import STAGES, Row, Summary, effects, factors, summarize
 from mnist_flax.process.files import write_lines, write_text
 
 
 def markdown(rows: list[Row]) -> str:
-    """Tabulate the selection stage, its effects where there are any, and the final stage; of a search only the best."""
+    """Tabulate the selection stage (the best, if it is long), the effects if it is a factorial, and the final stage."""
     names, summaries = factors(rows), summarize(rows)
     selection, final = ([s for s in summaries if s.stage == stage] for stage in STAGES)
-    # A search has hardly two members a configuration, and few of the configurations that its values would make.
+    # A search has one or two members per configuration, and few of all combinations of its values.
     sparse = len(selection) < math.prod(map(len, names.values()))
     most = 10 if sparse and sum(s.n + s.diverged for s in selection) < 2 * len(selection) else 40
     more = f"{len(selection) - most} more in summary.csv.\n" if len(selection) > most else ""
@@ -26,11 +26,8 @@ def markdown(rows: list[Row]) -> str:
         levels = " to ".join(map(shown, names[e.factors[0]])) if len(e.factors) == 1 else ""
         lines.append([" x ".join(e.factors), levels, f"{e.estimate:+.3f}", f"{e.low:+.3f} to {e.high:+.3f}"])
     tables.append(_table("Effects on it, in points", ["effect", "levels", "estimate", "95 % interval"], lines))
-    validation = {configuration_key("final", s.method, s.overrides): _numbers(s)[2] for s in selection}
-    lines = [
-        [s.method, described(s.overrides, names), *_numbers(s), validation.get(configuration_key(*s[:3]), "")]
-        for s in final
-    ]
+    validation = {s.key[1:]: _numbers(s)[2] for s in selection}
+    lines = [[s.method, described(s.overrides, names), *_numbers(s), validation.get(s.key[1:], "")] for s in final]
     title = "Final: test accuracy over fresh seeds, next to the validation accuracy that chose"
     tables.append(_table(title, ["method", "configuration", *numbers, "validation mean (%)"], lines))
     return "\n".join(filter(None, tables))

@@ -27,7 +27,6 @@ def curves(history: list[dict[str, Any]], eval_split: str) -> "Figure":
             axis.plot(epochs, values, style, color=color, markersize=4 if len(lines) < 40 else 0, label=said[split])
         axis.locator_params(axis="x", integer=True)
         axis.set(xlabel="epoch", ylabel=label)
-        axis.grid(color="0.9")
     figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=9, ncols=2, loc=(0.25, 0.86))
     return figure
 
@@ -40,7 +39,7 @@ def evaluation_figures(
     first_layer: np.ndarray,
     names: list[str],
 ) -> None:
-    """Write confusion.png, mistakes.png, reliability.png and weights.png into a directory, made if it is missing.
+    """Write confusion.png, mistakes.png, reliability.png and weights.png into a directory, created if it is missing.
 
     Images are uint8 [N, H, W, C], labels int [N], logits float [N, classes]; `first_layer` is float [units, H, W, C],
     the incoming weights of the first layer's units.
@@ -54,7 +53,7 @@ def evaluation_figures(
 
 
 def confusion(matrix: np.ndarray, names: list[str]) -> "Figure":
-    """Counts by truth and prediction; the shade is the share of the row, the diagonal left white."""
+    """Counts by truth and prediction; the shade is the share of the row, and the diagonal is white."""
     size = max(5.0, 0.5 * len(names) + 1)
     figure, axis = open_figure("Confusion: how many of each class are taken for which", size, size)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -71,7 +70,7 @@ def confusion(matrix: np.ndarray, names: list[str]) -> "Figure":
 
 
 def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> "Figure":
-    """Accuracy against confidence in bins of equal width (Guo et al., ICML 2017, figure 1), and where they are."""
+    """Accuracy against confidence in bins of equal width, and each bin's size (Guo et al., ICML 2017, figure 1)."""
     binned = calibration(logits, labels, bins)
     title = f"Reliability: expected calibration error {binned.error():.4f}; points of 10 examples or more"
     figure, axes = open_grid(title, 2, 1, 5, 5.6, [3, 1])
@@ -83,9 +82,6 @@ def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> "Figu
     axes[0].legend(frameon=False, loc="lower right")
     axes[1].bar(middle, binned.examples, 0.9 / bins, color=COLORS[2])
     axes[1].set(xlabel="confidence: probability of the prediction", ylabel="examples", xlim=(0, 1), yscale="log")
-    for axis in axes:
-        axis.grid(color="0.9")
-        axis.set_axisbelow(True)
     return figure
 
 

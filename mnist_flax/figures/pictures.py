@@ -1,4 +1,4 @@
-"""Images in rows and columns: digits with captions, mistakes, and the first layer's weights."""
+"""Draw images in rows and columns: digits with captions, mistakes, and the first layer's weights."""
 
 from typing import TYPE_CHECKING
 
@@ -28,9 +28,9 @@ def mistakes(images: np.ndarray, labels: np.ndarray, logits: np.ndarray, names: 
 
 
 def largest_units(pictures: np.ndarray) -> tuple[np.ndarray, float]:
-    """The 64 units with the largest norm, of incoming weights [units, H, W, C]: [64, H, W], the mean over the channels.
+    """The 64 units with the largest norm of their incoming weights, and the 99.5 % quantile of these weights' size.
 
-    With it, the weight below which 99.5 % of theirs are, as the end of a scale.
+    Takes float [units, H, W, C]; gives float [64, H, W], the mean over the channels, and the end of a colour scale.
     """
     flat = pictures.reshape(len(pictures), -1)
     largest = np.argsort(-np.linalg.norm(flat, axis=1), kind="stable")[:64]
@@ -39,23 +39,23 @@ def largest_units(pictures: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def mosaic(pictures: np.ndarray, columns: int, fill: float) -> np.ndarray:
-    """Pictures [N, H, W] side by side, row by row, in one [rows, columns]."""
+    """Put pictures [N, H, W] side by side, row by row, into one array [height, width], with gaps of value `fill`."""
     n, height, width = pictures.shape
     rows = -(-n // columns)
-    padded = np.full((rows * columns, height + _GAP, width + _GAP), fill, pictures.dtype)
-    padded[:n, :height, :width] = pictures
+    padded = np.pad(pictures, ((0, rows * columns - n), (0, _GAP), (0, _GAP)), constant_values=fill)
     grid = padded.reshape(rows, columns, height + _GAP, width + _GAP).swapaxes(1, 2)
     return grid.reshape(rows * (height + _GAP), columns * (width + _GAP))
 
 
 def gallery(title: str, images: np.ndarray, captions: list[str], columns: int) -> "Image":
-    """Images uint8 [N, H, W, C] with a line or two below each. By Pillow: matplotlib takes several times as long."""
+    """Images uint8 [N, H, W, C] with one or two lines below each. By Pillow: matplotlib takes several times as long."""
     from PIL import Image, ImageDraw, ImageFont
 
     side, gap, top = 140, 20, 60
     lines = [line for caption in captions for line in caption.split("\n")]
-    sizes = (size for size in range(20, 8, -1) if _longest(lines, size) < side + gap)
-    font = ImageFont.load_default(next(sizes, 8))
+    fonts = map(ImageFont.load_default, range(20, 8, -1))
+    fitting = (font for font in fonts if max(map(font.getlength, lines), default=0) < side + gap)
+    font = next(fitting, ImageFont.load_default(8))
     height = side + 54 + gap
     mode = "L" if images.shape[-1] == 1 else "RGB"
     sheet = Image.new(mode, (gap + columns * (side + gap), top + -(-len(images) // columns) * height), "white")
@@ -67,9 +67,3 @@ def gallery(title: str, images: np.ndarray, captions: list[str], columns: int) -
         sheet.paste(picture, (x, y))
         draw.text((x + side / 2, y + side + 4), caption, "black", font, anchor="ma", align="center")
     return sheet
-
-
-def _longest(lines: list[str], size: int) -> float:
-    from PIL import ImageFont
-
-    return max(map(ImageFont.load_default(size).getlength, lines), default=0)

@@ -1,4 +1,4 @@
-"""Train every member of an experiment, many as one program; run the same command again, or elsewhere, to go on or help.
+"""Train every member of an experiment, many as one program. The same command again continues, or joins from elsewhere.
 
 python -m mnist_flax.sweep experiments/regularization.py --workdir sweeps/regularization --workers 2
 """
@@ -29,30 +29,28 @@ from mnist_flax.sweep.experiment import Experiment, to_plain
 from mnist_flax.sweep.progress import SweepProgress
 from mnist_flax.workdir.run_info import commit
 
-_SAID = {"selection": "validation", "final": "test"}
-
 
 @dataclass(frozen=True)
 class Args:
-    """Train every member of an experiment file; the same command again goes on, after this one or at the same time."""
+    """Train every member of an experiment file; the same command again continues the sweep, or joins a running one."""
 
     experiment: tyro.conf.Positional[Path]
     """The experiment file, such as experiments/regularization.py."""
     workdir: Path
-    """Directory of the sweep; created, continued, or found finished."""
+    """Directory of the sweep; created if it is missing."""
     trials: int | None = None
-    """Members of a search. Default: its TRIALS; a larger number continues a finished one."""
+    """Members of a search. Default: its TRIALS; a larger number continues a finished search."""
     population: int | None = None
-    """Members trained as one program. Default: what fits into memory, at most 16 a device; of a search at most an
-    eighth of its trials, so that it can learn from the ones before."""
+    """Members trained as one program. Default: what fits into memory, at most 16 per device; for a search at most an
+    eighth of its trials, so that later trials learn from earlier ones."""
     workers: int = 1
-    """Processes on this host; they share the CPU's cores."""
+    """Worker processes on this host; they share the CPU's cores."""
     worker: bool = False
     """Be one of the --workers, instead of starting them."""
     storage: str | None = None
-    """Database (SQLAlchemy URL) for the trials, where hosts share no file system; each then keeps the checkpoints of
-    the members that it has trained, and in one database the same experiment is one sweep, whatever the workdir.
-    Default: a journal in the workdir."""
+    """Database (SQLAlchemy URL) for the trials, for hosts that share no file system. Each host keeps the checkpoints of
+    the members that it trains. In one database the same experiment is one sweep, whatever the workdir. Default: a
+    journal in the workdir."""
     figures: bool = True
     """Draw figures of the results."""
     tensorboard: bool = True
@@ -68,7 +66,7 @@ class Args:
 
 
 def run(args: Args, signals: StopSignals) -> None:
-    """The command: check everything that can be wrong, then write."""
+    """Check everything that can be wrong before anything is written, then train and write the results."""
     for name, value in (("trials", args.trials), ("population", args.population), ("workers", args.workers)):
         if value is not None and not 1 <= value <= 10**6:
             raise InputError(f"{name}={value} is out of range; give a whole number from 1")
@@ -97,7 +95,7 @@ def run(args: Args, signals: StopSignals) -> None:
     with TrialQueue(opened, names[0]) as selection_queue, TrialQueue(opened, names[1]) as final_queue:
         sweep = stages.Sweep(experiment, path, selection_queue, final_queue)
         say(experiment.question)
-        if sweep.left() == 0:
+        if sweep.current().left() == 0:
             say(f"{path} is finished: nothing to do.")
         elif args.workers > 1 and not args.worker:
             _supervise(args, sweep, signals)
@@ -112,25 +110,23 @@ def _work(args: Args, sweep: stages.Sweep, dataset: datasets.Dataset, data_dir: 
     import jax
 
     from mnist_flax import placement
-    from mnist_flax.placement import use_compilation_cache
     from mnist_flax.sweep import members
     from mnist_flax.sweep.worker import Worker
 
-    commit()  # now: it may be another when a population has ended
+    commit()  # read it now, once: the repository may have another commit when a population ends
     if args.compilation_cache:
-        use_compilation_cache(datasets.cache_dir() / "xla")
+        placement.use_compilation_cache(datasets.cache_dir() / "xla")
     placement.use_cores_as_devices(args.workers)
 
     def fits(config: Config) -> int:
         return args.population or max(1, members.largest(config, dataset) // args.workers)
 
     with signals.deferred(), SweepProgress() as progress:
-        for queue, next_stage in ((sweep.selection_queue, sweep.selection), (sweep.final_queue, sweep.final)):
+        for next_stage in (sweep.selection, sweep.final):
             stage = next_stage()
-            learns = sweep.experiment.search and queue is sweep.selection_queue
-            share = -(-len(stage.members) // (8 if learns else args.workers))
-            size = args.population or min(16 * jax.device_count(), share)
-            Worker(stage, queue, dataset, data_dir, fits, progress, signals).work(size, lambda: _write_results(sweep))
+            parts = 8 if sweep.experiment.search and stage.name == "selection" else args.workers
+            size = args.population or min(16 * jax.device_count(), -(-len(stage.members) // parts))
+            Worker(stage, dataset, data_dir, fits, progress, signals).work(size, lambda: _write_results(sweep))
 
 
 def _supervise(args: Args, sweep: stages.Sweep, signals: StopSignals) -> None:
@@ -144,34 +140,34 @@ def _supervise(args: Args, sweep: stages.Sweep, signals: StopSignals) -> None:
                 with log.open("a") as file:
                     workers.append(subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True))
             progress.say(f"{args.workers} workers; their output is in {sweep.path}/worker-*.log")
-            while None in [worker.poll() for worker in workers]:  # asks all: who is not asked stays a zombie
+            while None in [worker.poll() for worker in workers]:  # poll all: a worker not polled stays a zombie
                 if signals.received:
                     raise Stopped(signals.received, f"what was running is saved in {sweep.path}")
-                progress.watch(*sweep.progress())
+                progress.watch(sweep.current())
                 time.sleep(1)
         finally:
             for worker in workers:
                 worker.send_signal(signals.received or signal.SIGTERM)
             codes = [worker.wait() for worker in workers]
-    if left := sweep.left():
+    if left := sweep.current().left():
         raise RunError(f"{left} members are left (the workers ended with {codes}); see {logs[0]}, and run again")
 
 
 def _conclude(args: Args, sweep: stages.Sweep) -> None:
     """Write all results and print the main one."""
-    rows = _write_results(sweep)
-    drawn = sweep.path / "figures" / ".drawn"  # of which results
+    rows, searched = _write_results(sweep), sweep.experiment.search is not None
+    drawn = sweep.path / "figures" / ".drawn"  # the hash of the results in the figures
     key = hashlib.sha256((sweep.path / "results.jsonl").read_bytes()).hexdigest()
     if args.figures and not (drawn.exists() and drawn.read_text() == key):
         from mnist_flax.analysis.sweep_figures import sweep_figures
 
-        importances = sweep.selection_queue.importances() if sweep.experiment.search else {}
+        importances = sweep.selection_queue.importances() if searched else {}
         with directory.locked(sweep.path):
             drawn.parent.mkdir(exist_ok=True)
-            sweep_figures(drawn.parent, rows, sweep.experiment.search is not None, importances)
+            sweep_figures(drawn.parent, rows, searched, importances)
             drawn.write_text(key)
     events = sweep.path / "tensorboard"
-    if args.tensorboard and len(rows) > (len(list(events.iterdir())) if events.exists() else 0):
+    if args.tensorboard and len(rows) > len(list(events.glob("*"))):
         from mnist_flax.monitor.tensorboard import write_members
 
         with directory.locked(sweep.path):
@@ -182,31 +178,30 @@ def _conclude(args: Args, sweep: stages.Sweep) -> None:
 
 
 def _print_result(rows: list[dict[str, Any]]) -> None:
-    """Print what was chosen, with its validation and its test accuracy."""
-    summaries, chosen = summarize(rows), choose(rows)
-    for method, configuration in chosen.items():
-        of_chosen = [each for each in summaries if (each.method, each.overrides) == (method, configuration)]
-        described = labels.described(configuration, configuration)
-        scores = ", ".join(map(_score, of_chosen))
-        say(f"{method + ': ' if method else ''}chosen {described}: {scores}")
+    """Print each chosen configuration with its validation and its test accuracy."""
+    chosen = choose(rows)
+    for method, overrides in chosen.items():
+        scores = [_score(s) for s in summarize(rows) if (s.method, s.overrides) == (method, overrides)]
+        say(f"{method + ': ' if method else ''}chosen {labels.described(overrides, overrides)}: {', '.join(scores)}")
     if not chosen:
         say("nothing could be chosen: in every configuration a member diverged")
 
 
-def _score(summary: Summary) -> str:
-    text = f"{_SAID[summary.stage]} " + ("" if summary.mean is None else f"{100 * summary.mean:.3f} % (n={summary.n})")
-    return text + (f" ({summary.diverged} diverged)" if summary.diverged else "")
+def _score(s: Summary) -> str:
+    text = "validation " if s.stage == "selection" else "test "
+    text += "" if s.mean is None else f"{100 * s.mean:.3f} % (n={s.n})"
+    return text + (f" ({s.diverged} diverged)" if s.diverged else "")
 
 
 def _write_results(sweep: stages.Sweep) -> list[dict[str, Any]]:
-    """Write what there is; one process at a time."""
+    """Write the results so far, one process at a time."""
     with directory.locked(sweep.path):
         tables.write_tables(sweep.path, rows := sweep.rows())
     return rows
 
 
 def _identity(experiment: Experiment, database: str | None) -> dict[str, Any]:
-    """What must be the same in every command on one directory."""
+    """What every command on one sweep must agree in, in JSON values."""
     return {
         "experiment": experiment.path.name,
         "base": to_json(experiment.base),

@@ -13,7 +13,7 @@ _SWEEP, _LOCK, _ANOTHER = "sweep.json", ".sweep.lock", "give another --workdir"
 
 
 def check(directory: Path, identity: dict[str, Any]) -> None:
-    """Raise `InputError` unless a directory is new, empty, or of the sweep of this `identity`, in JSON values."""
+    """Raise `InputError` unless a directory is new, empty, or that of a sweep with this `identity` (JSON values)."""
     if directory.exists() and not directory.is_dir():
         raise wrong("workdir", directory, "is not a directory", _ANOTHER)
     ours = {_LOCK, files.scratch_of(directory / _SWEEP).name, f".{_SWEEP}.tmp"}
@@ -23,19 +23,19 @@ def check(directory: Path, identity: dict[str, Any]) -> None:
         recorded = json.loads((directory / _SWEEP).read_text())
         differing = [name for name, value in identity.items() if recorded.get(name) != value]
     except (OSError, ValueError, AttributeError):
-        raise wrong("workdir", directory, f"is not a sweep (it has no sound {_SWEEP})", _ANOTHER) from None
+        raise wrong("workdir", directory, f"is not a sweep (it has no valid {_SWEEP})", _ANOTHER) from None
     if differing:
         problem = f"is a sweep with another {', '.join(differing)}"
         raise wrong("workdir", directory, problem, "give the same as before, or another --workdir")
 
 
 def create(directory: Path, identity: dict[str, Any]) -> None:
-    """Make the directory of a sweep, or join it; raises `InputError` if it is another's, or cannot be written."""
+    """Create a sweep's directory, or find it; raises `InputError` if it is another's, or cannot be written."""
     is_new = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with locked(directory):
-            check(directory, identity)  # another process may have begun one here
+            check(directory, identity)  # again: another process may have created a sweep here since
             if not (directory / _SWEEP).exists():
                 files.write_text(directory / _SWEEP, json.dumps(identity, indent=2) + "\n")
     except OSError as error:
@@ -47,10 +47,10 @@ def create(directory: Path, identity: dict[str, Any]) -> None:
 
 
 def locked(directory: Path) -> contextlib.AbstractContextManager[Any]:
-    """Wait until no other process is in here."""
+    """Hold the directory's lock; wait while another process holds it."""
     return files.lock(directory / _LOCK)
 
 
 def without_password(url: str) -> str:
-    """A database's URL as it may be shown and written down."""
+    """A database's URL with `***` for its password, to show and to store."""
     return re.sub("(//[^:/@]*):[^@]*@", r"\1:***@", url)

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import difflib
+import inspect
 import itertools
 import json
 import traceback
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 
 Overrides = dict[str, Any]
 SHARED_SETTINGS = frozenset(name for name, setting in settings_of(Config).items() if SHARED in setting.marks)
-_FIRST_FINAL_SEED = 1000  # far from those that an experiment counts from 0, so none has been used
+_FIRST_FINAL_SEED = 1000  # experiments count their seeds from 0, so that these are unused
 
 
-def override(base: Config, overrides: Overrides, *, fixed: frozenset[str] = frozenset()) -> Config:
+def override(base: Config, overrides: Overrides, *, fixed: frozenset[str] = SHARED_SETTINGS) -> Config:
     """A config with some fields changed, hyperparameters among them.
 
-    Raises `InputError` if a field is unknown, wrong or among the `fixed`; names it, its value and the remedy.
+    Raises `InputError` if a field is unknown, wrong or one of `fixed`; names it, its value and the remedy.
     """
     if not isinstance(overrides, dict):
         raise InputError(f"overrides must be a dict such as {{'l2': 0.001}}, not {overrides!r:.60}")
@@ -46,7 +47,7 @@ def override(base: Config, overrides: Overrides, *, fixed: frozenset[str] = froz
 
 
 def overrides_key(overrides: Overrides) -> str:
-    """The same text for the same overrides, whatever their order."""
+    """The overrides as canonical JSON: the same text whatever their order."""
     return json.dumps(overrides, sort_keys=True)
 
 
@@ -58,7 +59,7 @@ def to_plain(overrides: Overrides) -> Overrides:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a file says."""
+    """The content of an experiment file."""
 
     path: Path
     question: str  # the first line of its docstring
@@ -75,7 +76,7 @@ class Experiment:
         return override(self.base, overrides, fixed=SHARED_SETTINGS | ({"train_split"} if self.search else set()))
 
     def check(self, overrides: Overrides) -> None:
-        """Raise `InputError` unless a member's overrides are right for both stages, and `method` gives it a text."""
+        """Raise `InputError` unless a member's overrides are right for both stages, and `method` gives it a string."""
         self.config(overrides)
         if self.final_seeds:
             self.final_config(overrides)
@@ -84,14 +85,12 @@ class Experiment:
             raise InputError(f"method({to_plain(overrides)}) must be a string, not {label!r:.40}")
 
     def final_config(self, overrides: Overrides) -> Config:
-        """The config of a member of the final stage: `FINAL` on top."""
+        """The config of a member of the final stage: its own, with `FINAL` applied last."""
         config = self.config(overrides)
         if "seed" in self.final:
-            raise InputError("FINAL cannot set seed: its seeds are fresh ones, and FINAL_SEEDS says how many")
-        if both := sorted(self.final.keys() & overrides.keys()):
-            raise InputError(
-                f"FINAL cannot set {', '.join(both)}, in which members differ; leave it to sweep or search"
-            )
+            raise InputError("FINAL cannot set seed: its seeds are new ones, and FINAL_SEEDS says how many")
+        if both := ", ".join(sorted(self.final.keys() & overrides.keys())):
+            raise InputError(f"FINAL cannot set {both}, in which members differ; leave it to sweep or search")
         return override(config, self.final, fixed=frozenset({"dataset"}))
 
     def configs(self) -> list[Config]:
@@ -102,14 +101,14 @@ class Experiment:
         return list({(config.train_split, config.eval_split): config for config in configs}.values())
 
     def source(self) -> str:
-        """What of the file must not change while a search is under way; a `sweep()` may grow."""
+        """The code of `search`, which must not change while the search runs; empty for a `sweep()`, which may grow."""
         functions = [node for node in ast.parse(self.path.read_text()).body if isinstance(node, ast.FunctionDef)]
         return "".join(ast.unparse(node) for node in functions if node.name == "search")
 
     def check_no_leakage(self, examples: dict[str, int]) -> None:
-        """Raise `InputError` where members would be selected, or tested, on examples that they had seen.
+        """Raise `InputError` where members would be selected or tested on examples that they have seen.
 
-        `examples` says how many each of the dataset's splits has.
+        `examples` maps each split of the dataset to its number of examples.
         """
         remedy = "such as train_split='train[:50000]', eval_split='train[50000:]'"
         for config in self.configs():
@@ -125,7 +124,7 @@ class Experiment:
                 raise InputError(f"{self.path}: {text}; select on a validation split, {remedy}")
 
     def fresh_seeds(self, used: Collection[int]) -> list[int]:
-        """The seeds of the final stage: none of those `used` before."""
+        """The seeds of the final stage: none of them is among those `used` before."""
         unused = (seed for seed in itertools.count(_FIRST_FINAL_SEED) if seed not in used)
         return list(itertools.islice(unused, self.final_seeds))
 
@@ -138,18 +137,17 @@ def sample(experiment: Experiment, trial: "optuna.Trial") -> Overrides:
         try:
             experiment.check(overrides)
         except InputError as error:
-            first = experiment.search.__code__.co_firstlineno
-            lines = experiment.path.read_text().splitlines()
+            lines, first = inspect.getsourcelines(experiment.search)
             names = overrides if isinstance(overrides, dict) else {}
             wrong = [f'"{name}"' for name in names if str(name) in str(error)]
-            named = [n for n in range(first, len(lines) + 1) if any(name in lines[n - 1] for name in wrong)]
+            named = [first + i for i, line in enumerate(lines) if any(name in line for name in wrong)]
             raise InputError(f"{experiment.path}:{(named or [first])[0]}: {error}") from None
     return to_plain(overrides)
 
 
 @contextlib.contextmanager
 def located(path: Path) -> Iterator[None]:
-    """Turn what goes wrong in a file into one line with the file's name and line."""
+    """Turn any error in an experiment file into an `InputError` of one line, with the file and the line."""
     try:
         yield
     except SyntaxError as error:

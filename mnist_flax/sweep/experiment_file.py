@@ -14,8 +14,9 @@
 
     experiment = load(Path("experiments/regularization.py"))
 
-Optional: `FINAL_SEEDS`, how many fresh seeds the chosen configuration is tested with (10; 0: none); `FINAL`, overrides
-for that (all of train, evaluated on test); `method(overrides) -> str`, a label: the best of each is chosen.
+Optional: `FINAL_SEEDS`, with how many new seeds the chosen configuration is tested (default 10; 0: no test); `FINAL`,
+overrides for that test (default: train on all of train, evaluate on test); `method(overrides) -> str`, a label for
+members: the best configuration of each label is chosen.
 """
 
 import runpy
@@ -24,17 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from mnist_flax.config import Config, flatten
-from mnist_flax.errors import InputError
-from mnist_flax.sweep.experiment import (
-    SHARED_SETTINGS,
-    Experiment,
-    Overrides,
-    located,
-    override,
-    overrides_key,
-    sample,
-    to_plain,
-)
+from mnist_flax.errors import InputError, wrong
+from mnist_flax.sweep.experiment import Experiment, Overrides, located, override, overrides_key, sample, to_plain
 
 
 def load(path: Path, trials: int | None = None) -> Experiment:
@@ -46,7 +38,7 @@ def load(path: Path, trials: int | None = None) -> Experiment:
         path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"experiment={str(path)!r} cannot be read ({reason}); give an experiment file") from None
+        raise wrong("experiment", path, f"cannot be read ({reason})", "give an experiment file") from None
     with located(path):
         names = runpy.run_path(str(path))
     base = names.get("BASE")
@@ -78,7 +70,7 @@ def load(path: Path, trials: int | None = None) -> Experiment:
 
 
 def _grid(path: Path, base: Config, sweep: Callable[[], Any]) -> tuple[Overrides, ...]:
-    """Every member of `sweep()`, checked, with the line that yielded it in the message."""
+    """Every member of `sweep()`, checked; a message names the line that yielded a wrong one."""
     members: dict[str, Overrides] = {}
     with located(path):
         generator = iter(sweep())
@@ -87,7 +79,7 @@ def _grid(path: Path, base: Config, sweep: Callable[[], Any]) -> tuple[Overrides
             if frame := getattr(generator, "gi_frame", None):
                 line = frame.f_lineno
             try:
-                values = flatten(override(base, overrides, fixed=SHARED_SETTINGS))
+                values = flatten(override(base, overrides))
                 member = to_plain({name: values[name] for name in overrides})  # 0 and 0.0 are one
                 if overrides_key(member) in members:
                     raise InputError(f"{overrides} is there twice; give each member another seed")
@@ -100,7 +92,7 @@ def _grid(path: Path, base: Config, sweep: Callable[[], Any]) -> tuple[Overrides
 
 
 def _try_search(experiment: Experiment) -> None:
-    """Sample the space in memory, so that what is wrong with it is said before anything trains."""
+    """Sample 20 trials in memory, so that an error in the space is found before anything trains."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -41,15 +41,14 @@ class Member:
     history: dict[str, Any]  # as in the run's checkpoints
     start: int  # finished updates
     state: Any  # numpy arrays; None before the first step
-    diverged_at: int | None = None
-    """The first step whose numbers were not finite; from there on nothing of it is recorded or saved."""
+    diverged_at: int | None = None  # the first step with numbers that are not finite; later ones are never saved
 
 
 def open_member(path: Path, run: RunInfo, warn: Callable[[str], None]) -> Member:
-    """A member at its latest checkpoint, or before its first step. Its directory must be claimed."""
+    """A member at its latest checkpoint, or before its first step. The caller must have claimed its directory."""
     try:
         saved = resume(path, run, warn=warn, set_aside=True)
-    except RunError as error:  # a sweep can make it again
+    except RunError as error:  # a member costs little, so a sweep trains it again
         warn(f"{error}; this member starts again from scratch")
         saved = Saved(make_program(run.config, run.data), 0, None, new_history(run))
     return Member(path, run, saved.program, saved.history, saved.step, saved.state)
@@ -58,7 +57,7 @@ def open_member(path: Path, run: RunInfo, warn: Callable[[str], None]) -> Member
 def largest(config: Config, dataset: Dataset) -> int:
     """How many members fit into half of the memory.
 
-    A member takes its state (weights and Adam's two moments) about three times: as it is, as it is updated, and on the
+    A member takes about three times its state (weights and Adam's two moments): before an update, after it, and on the
     way to a checkpoint; and the activations of a batch. Each device holds the data.
     """
     info = {"image_shape": dataset.image_shape, "class_names": dataset.class_names, "train_examples": 1}
@@ -98,8 +97,8 @@ def save(chosen: list[Member], members: list[Member], event: loop.Event) -> None
     for index, member in enumerate(members):
         if member in chosen and member.diverged_at is None:
             alone = jax.tree.map(lambda leaf, index=index: np.asarray(leaf[index]), state)
-            directory, keep = claim.checkpoints_dir(member.path), member.run.config.keep
-            checkpoint.save(directory, event.step, alone, member.history, keep=keep)
+            directory = claim.checkpoints_dir(member.path)
+            checkpoint.save(directory, event.step, alone, member.history, keep=member.run.config.keep)
             claim.mark_saved(member.path)
             write_lines(claim.metrics_file(member.path), member.history["history"])
 
@@ -116,11 +115,7 @@ def _update(members: list[Member], event: loop.Event) -> None:
         elif scored is not None and not scored[index]:
             member.diverged_at = event.step
         else:
-            of_member = functools.partial(jax.tree.map, lambda leaf, index=index: leaf[index])
-            alone = event._replace(
-                metrics=of_member(event.metrics),
-                evaluation=of_member(event.evaluation),
-                seconds=event.seconds / len(members),
-                evaluation_seconds=event.evaluation_seconds / len(members),
-            )
+            metrics, evaluation = jax.tree.map(lambda leaf, i=index: leaf[i], (event.metrics, event.evaluation))
+            seconds, more = event.seconds / len(members), event.evaluation_seconds / len(members)
+            alone = event._replace(metrics=metrics, evaluation=evaluation, seconds=seconds, evaluation_seconds=more)
             update_history(member.history, alone, member.run.config, member.program)

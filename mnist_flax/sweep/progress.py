@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live table on a terminal, a line an epoch into a pipe."""
+"""Show the progress of a sweep: a live table on a terminal, one line per epoch in a pipe or a file."""
 
 import statistics
 import sys
@@ -10,6 +10,7 @@ from mnist_flax.process.terminal import say
 if TYPE_CHECKING:
     from mnist_flax.loop import Event
     from mnist_flax.sweep.members import Member
+    from mnist_flax.sweep.stages import Stage
 
 
 class SweepProgress:
@@ -18,9 +19,9 @@ class SweepProgress:
     def __init__(self) -> None:
         self._live = None
         self._stage, self._done, self._total = "", 0, 0
-        self._epochs, self._seconds = 0.0, 0.0  # of members, in this process
-        self._said: object = None
-        self._first: tuple[int, float] = 0, 0.0  # members done, and when, as `watch` first saw a stage
+        self._epochs, self._seconds = 0.0, 0.0  # that members have taken in this process
+        self._said: object = None  # by the last call, so that nothing is printed twice
+        self._first: tuple[int, float] = 0, 0.0  # members done, and when, at the first `watch` of a stage
         if sys.stdout.isatty():
             from rich.live import Live
 
@@ -35,14 +36,14 @@ class SweepProgress:
         if self._live:
             self._live.stop()
 
-    def begin(self, stage: str, done: int, total: int) -> None:
-        """A population of a stage is about to start."""
-        self._stage, self._done, self._total = stage, done, total
+    def begin(self, stage: "Stage") -> None:
+        """Show that a population of a stage is about to start."""
+        self._stage, self._done, self._total = stage.name, len(stage.finished()), len(stage.members)
         if self._live:
-            self._live.update(f"{stage}: {done} of {total} members done; compiling")
+            self._live.update(f"{self._stage}: {self._done} of {self._total} members done; compiling")
 
     def wait(self, members: int) -> None:
-        """Nothing is left to claim; other workers are training the rest."""
+        """Say that other workers are training all members that are left."""
         if self._said != (said := f"waiting for {members} members that other workers are training"):
             self.say(said)
         self._said = said
@@ -50,31 +51,30 @@ class SweepProgress:
     def update(self, event: "Event", members: "list[Member]") -> None:
         """Show where this process's population stands after a call."""
         config, total_steps = members[0].run.config, members[0].program.total_steps
-        done = event.step * config.epochs / total_steps  # epochs, with the share of this one
+        done = event.step * config.epochs / total_steps  # epochs, with a fraction
         self._seconds += event.seconds + event.evaluation_seconds
         self._epochs += event.metrics.examples.shape[-1] * len(members) * config.epochs / total_steps
         left = (self._total - self._done) * config.epochs - done * len(members)
-        clock = _clock(left * self._seconds / self._epochs)
-        scores = [
-            m.history["history"][-1]["accuracy"] for m in members if m.diverged_at is None and m.history["history"]
-        ]
-        diverged = sum(member.diverged_at is not None for member in members)
         if self._live or event.evaluation is not None:
+            finite = [member for member in members if member.diverged_at is None]
+            scores = [member.history["history"][-1]["accuracy"] for member in finite if member.history["history"]]
             epoch = f"{done:.0f}" if event.evaluation is not None else f"{done:.1f}"
-            self._show(len(members), f"{epoch} of {config.epochs}", scores, diverged, clock)
+            clock = _clock(left * self._seconds / self._epochs)
+            self._show(len(members), f"{epoch} of {config.epochs}", scores, len(members) - len(finite), clock)
 
-    def watch(self, stage: str, done: int, total: int, running: list[dict[int, float]]) -> None:
-        """Show where a stage stands that other processes train: of each running member the objective by epoch."""
-        if stage != self._stage:
+    def watch(self, stage: "Stage") -> None:
+        """Show where a stage stands that other processes train."""
+        done, running = len(stage.finished()), [trial.intermediate_values for trial in stage.queue.running()]
+        if stage.name != self._stage:
             self._first = done, time.monotonic()
-        self._stage, self._done, self._total = stage, done, total
-        begun = [values for values in running if values]
-        epoch = f"{max(map(max, begun), default=0)}"
-        rate = (done - self._first[0]) / max(time.monotonic() - self._first[1], 1e-9)
-        clock = _clock((total - done) / rate) if rate else ""
-        if self._live or self._said != (stage, done):
-            self._show(len(running), epoch, [values[max(values)] for values in begun], 0, clock)
-        self._said = stage, done
+        self._stage, self._done, self._total = stage.name, done, len(stage.members)
+        if self._live or self._said != (stage.name, done):
+            scored = [values for values in running if values]  # accuracy by epoch
+            rate = (done - self._first[0]) / max(time.monotonic() - self._first[1], 1e-9)
+            clock = _clock((self._total - done) / rate) if rate else ""
+            epoch, scores = max(map(max, scored), default=0), [values[max(values)] for values in scored]
+            self._show(len(running), f"{epoch}", scores, 0, clock)
+        self._said = stage.name, done
 
     def say(self, text: str) -> None:
         """Print a line above the table."""
@@ -103,7 +103,7 @@ class SweepProgress:
 
 
 def _clock(seconds: float) -> str:
-    """A duration, rounded for reading at a glance."""
+    """A duration in seconds, minutes or hours, rounded."""
     minutes = round(max(seconds, 0) / 60)
     if minutes < 1:
         return f"{max(seconds, 0):.0f} s"

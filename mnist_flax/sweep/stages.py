@@ -1,6 +1,7 @@
-"""The two parts of a sweep: a selection on validation data, and the test of what was chosen, over fresh seeds."""
+"""The two stages of a sweep: select configurations on validation data, then test the chosen ones over fresh seeds."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,25 +24,34 @@ class Stage:
     """A part of a sweep in which every member is trained once."""
 
     name: str  # `selection` or `final`
-    path: Path  # where the members' own directories are
+    experiment: Experiment
+    queue: "TrialQueue"
+    path: Path  # where the directories of the members are
     members: dict[str, dict[str, Any]]  # by key: the attributes with which a member is put into the queue
-    overrides: "Callable[[optuna.Trial], Overrides]"  # of a claimed member
-    config: Callable[[Overrides], Config]  # with these overrides
-    keeps: int  # how many members' checkpoints stay: the best
+    config: Callable[[Overrides], Config]
+    keeps: int  # how many members keep their checkpoints: the best ones
 
-    def member_dir(self, number: int) -> Path:
-        """The directory of a member whose first trial has this number, whoever trains it."""
-        return self.path / f"{number:04d}"
+    def member_dir(self, trial: "optuna.Trial | FrozenTrial") -> Path:
+        """The directory of a trial's member: the same for all its trials, whoever trains it."""
+        return self.path / f"{self.queue.first_number(trial):04d}"
 
-    def finished(self, queue: "TrialQueue") -> "list[FrozenTrial]":
-        """The members that are done, in their order."""
-        done = queue.finished()
+    def overrides(self, trial: "optuna.Trial") -> Overrides:
+        """The overrides of a claimed member: those that it was queued with, or a sample of the search."""
+        return trial.user_attrs["overrides"] if "overrides" in trial.user_attrs else sample(self.experiment, trial)
+
+    def finished(self) -> "list[FrozenTrial]":
+        """The members that are done, in the order of `members`."""
+        done = self.queue.finished()
         return [done[key] for key in self.members if key in done]
+
+    def left(self) -> int:
+        """How many members are not done."""
+        return len(self.members) - len(self.finished())
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """An experiment with its trial queues: what is to be done, what is done."""
+    """An experiment with the trial queues of its two stages."""
 
     experiment: Experiment
     path: Path
@@ -52,71 +62,49 @@ class Sweep:
         """All members of the experiment, those of one population next to each other."""
         experiment, path = self.experiment, self.path / "members"
         if experiment.search:
-            number = max(experiment.trials, len(self.selection_queue.living()))  # what was asked for once stays
+            number = max(experiment.trials, len(self.selection_queue.living()))  # never fewer than were queued before
             members = {f"{index}": {} for index in range(number)}
-            return Stage("selection", path, members, lambda trial: sample(experiment, trial), experiment.config, _KEEP)
-        populations: dict[Config, dict[str, dict[str, Any]]] = {}
-        for overrides in experiment.grid:
-            population = populations.setdefault(population_key(experiment.config(overrides)), {})
-            population[overrides_key(overrides)] = {"overrides": overrides}
-        members = {key: known for population in populations.values() for key, known in population.items()}
-        return Stage("selection", path, members, _as_planned, experiment.config, _KEEP)
+        else:
+            populations: dict[Config, list[Overrides]] = {}
+            for overrides in experiment.grid:
+                populations.setdefault(population_key(experiment.config(overrides)), []).append(overrides)
+            members = {overrides_key(each): {"overrides": each} for each in itertools.chain(*populations.values())}
+        return Stage("selection", experiment, self.selection_queue, path, members, experiment.config, _KEEP)
 
     def final(self) -> Stage:
-        """Every chosen configuration with every fresh seed; only once the selection is done."""
-        rows = self._selected()
-        chosen = choose(rows) if self.experiment.final_seeds else {}
-        seeds = self.experiment.fresh_seeds({self.experiment.config(row["overrides"]).hparams.seed for row in rows})
+        """Every chosen configuration with every fresh seed; call it only after the selection is done."""
+        experiment, rows = self.experiment, self._selected()
+        chosen = choose(rows) if experiment.final_seeds else {}
+        seeds = experiment.fresh_seeds({experiment.config(row["overrides"]).hparams.seed for row in rows})
         planned = [each | {"seed": seed} for each in chosen.values() for seed in seeds]
-        members = {overrides_key(overrides): {"overrides": overrides} for overrides in planned}
-        return Stage("final", self.path / "final", members, _as_planned, self.experiment.final_config, len(members))
+        members, path = {overrides_key(each): {"overrides": each} for each in planned}, self.path / "final"
+        return Stage("final", experiment, self.final_queue, path, members, experiment.final_config, len(members))
 
-    def progress(self) -> tuple[str, int, int, list[dict[int, float]]]:
-        """The running stage, how many of its members are done, of how many, and the accuracies of each running one."""
-        stage, queue = self.selection(), self.selection_queue
-        if len(stage.finished(queue)) == len(stage.members):
-            stage, queue = self.final(), self.final_queue
-        running = [trial.intermediate_values for trial in queue.running()]
-        return stage.name, len(stage.finished(queue)), len(stage.members), running
-
-    def left(self) -> int:
-        """Members that are not done."""
+    def current(self) -> Stage:
+        """The selection until all its members are done, then the final test."""
         selection = self.selection()
-        if left := len(selection.members) - len(selection.finished(self.selection_queue)):
-            return left
-        final = self.final()
-        return len(final.members) - len(final.finished(self.final_queue))
+        return selection if selection.left() else self.final()
 
     def rows(self) -> list[dict[str, Any]]:
         """A result for each finished member, in JSON values, as `results.jsonl` holds them.
 
-        Everything that has been tested is among them, also what was chosen before a search had more trials.
+        All final tests are among them, also of configurations that were chosen before a search had more trials.
         """
-        tested = self._rows("final", list(self.final_queue.finished().values()), self.final_queue)
-        return self._selected() + tested
+        return self._selected() + self._rows("final", self.final_queue, self.final_queue.finished().values())
 
     def _selected(self) -> list[dict[str, Any]]:
-        stage = self.selection()
-        return self._rows(stage.name, stage.finished(self.selection_queue), self.selection_queue)
+        return self._rows("selection", self.selection_queue, self.selection().finished())
 
-    def _rows(self, name: str, trials: "list[FrozenTrial]", queue: "TrialQueue") -> list[dict[str, Any]]:
+    def _rows(self, stage: str, queue: "TrialQueue", trials: "Iterable[FrozenTrial]") -> list[dict[str, Any]]:
         fields = ("overrides", "diverged_at", "history", "seconds", "workdir", "versions", "commit")
-        return [
-            {
-                "stage": name,
-                "member": number,
-                "method": self.experiment.method(trial.user_attrs["overrides"]),
-                "value": queue.objective(trial),
-                **{field: trial.user_attrs[field] for field in fields},
-            }
-            for number, trial in enumerate(trials)
-        ]
+        rows = []
+        for number, trial in enumerate(trials):
+            method = self.experiment.method(trial.user_attrs["overrides"])
+            row = {"stage": stage, "member": number, "method": method, "value": queue.objective(trial)}
+            rows.append(row | {field: trial.user_attrs[field] for field in fields})
+        return rows
 
 
 def population_key(config: Config) -> Config:
-    """What members must agree in to be trained as one population: all but their hyperparameters."""
+    """The settings that members of one population share: all but the hyperparameters."""
     return replace(config, hparams=Hyperparams())
-
-
-def _as_planned(trial: "optuna.Trial") -> Overrides:
-    return trial.user_attrs["overrides"]

@@ -1,4 +1,4 @@
-"""Where a sweep's trials are kept: a journal in its directory, or a database; both for many processes at once."""
+"""Open the storage of a sweep's trials: a journal file or a database; many processes can use either at once."""
 
 import os
 import time
@@ -17,16 +17,13 @@ T = TypeVar("T")
 
 
 def open_journal(directory: Path) -> optuna.storages.BaseStorage:
-    """A file in a directory that all processes see; raises `InputError` if it is damaged."""
+    """Open the journal in a directory that all processes see; raises `InputError` if it is damaged."""
     path = directory / "optuna.journal"
     path.touch()
     lock = JournalFileSymlinkLock(str(path))
     lock.acquire()
     try:
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):  # a full disk or a power failure cut the last line short
-            os.truncate(path, whole)
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)  # a full disk or a power failure can cut a line short
     finally:
         lock.release()
     try:
@@ -36,7 +33,7 @@ def open_journal(directory: Path) -> optuna.storages.BaseStorage:
 
 
 def open_database(url: str) -> optuna.storages.BaseStorage:
-    """A database that all processes reach; raises `InputError` if the URL is wrong or it cannot be reached."""
+    """Open a database that all processes reach; raises `InputError` if the URL is wrong or it cannot be reached."""
     try:
         return retry(lambda: optuna.storages.RDBStorage(url))
     except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
@@ -45,7 +42,7 @@ def open_database(url: str) -> optuna.storages.BaseStorage:
 
 
 def retry(connect: Callable[[], T]) -> T:
-    """Try again where another process is making the same tables."""
+    """Call up to six times, since another process may be creating the same tables."""
     for attempt in range(5):
         try:
             return connect()

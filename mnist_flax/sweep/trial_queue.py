@@ -1,16 +1,17 @@
 """The queue from which workers claim the members of a sweep: an Optuna study that many processes and hosts share.
 
     with TrialQueue(storage, "selection") as queue:
-        queue.enqueue({"a": {"overrides": {...}}, "b": {...}})  # members that are there already are left alone
-        for trial in queue.claim(16):  # nobody else gets them
+        queue.enqueue({"a": {"overrides": {...}}, "b": {...}})  # members that are queued already stay as they are
+        for trial in queue.claim(16):  # no other worker gets them
             queue.finish(trial, values=[0.93, 0.96], value=0.96, attributes={"seconds": 12.3})
 
-A member is known by its key. If its trial fails or its worker dies, another trial follows; of those that have not
-failed, only the one with the lowest number counts. Since Optuna's numbers are in one order for all, every process comes
-to the same answer, and no lock is needed.
+A member has a key, and one or more trials: if a trial fails or its worker dies, another one follows. Of the trials that
+have not failed, only the one with the lowest number counts. All processes see the same numbers, so they agree without a
+lock.
 """
 
 import contextlib
+import itertools
 import os
 import socket
 import threading
@@ -32,28 +33,28 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 class TrialQueue:
-    """One study, as one worker sees it. While it is entered, the worker counts as alive."""
+    """One worker's access to one study. While the context is open, a thread reports that the worker is alive."""
 
     def __init__(self, storage: optuna.storages.BaseStorage, name: str) -> None:
         self.study = retry(
             lambda: optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
         )
         self.worker = f"{_machine()} {os.getpid()}"
-        self._seen: dict[str, tuple[Any, float]] = {}  # each worker's last beat, and when we saw it first
+        self._seen: dict[str, tuple[Any, float]] = {}  # each worker's last heartbeat, and when it was first seen here
         self._reported: dict[int, int] = {}  # how many values of each trial
-        self._left = threading.Event()
-        self._heart = threading.Thread(target=self._beat, daemon=True)
+        self._stop = threading.Event()
+        self._heartbeat = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> "TrialQueue":
-        self._heart.start()
+        self._heartbeat.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._left.set()
-        self._heart.join()
+        self._stop.set()
+        self._heartbeat.join()
 
     def living(self) -> dict[str, FrozenTrial]:
-        """The living trial of each member, in the order in which the members came."""
+        """For each member the trial that counts, in the order in which the members were queued first."""
         found: dict[str, FrozenTrial] = {}
         for trial in self.study.get_trials(deepcopy=False, states=_ALIVE):
             if "member" in trial.user_attrs:
@@ -61,7 +62,7 @@ class TrialQueue:
         return found
 
     def objective(self, trial: FrozenTrial) -> float | None:
-        """A finished member's accuracy; None where it diverged (Optuna then gives the last one reported)."""
+        """A finished member's accuracy; None if it diverged (`trial.value` is then the last one reported)."""
         return trial.value if trial.state == TrialState.COMPLETE else None
 
     def finished(self) -> dict[str, FrozenTrial]:
@@ -73,14 +74,14 @@ class TrialQueue:
         return [trial for trial in self.living().values() if trial.state == TrialState.RUNNING]
 
     def first_number(self, trial: optuna.Trial | FrozenTrial) -> int:
-        """The lowest number that the trials of a trial's member have had: the same for all its attempts."""
+        """The number of the first trial of a trial's member."""
         key = trial.user_attrs["member"]
         return next(t.number for t in self.study.get_trials(deepcopy=False) if t.user_attrs.get("member") == key)
 
     def enqueue(self, members: dict[str, dict[str, Any]]) -> None:
         """Queue every member that is not waiting, running or done yet; `members` maps each key to its attributes."""
         living = self.living()
-        # What a search sampled for a trial that failed is what its successor trains.
+        # A trial that follows a failed one trains what the search sampled for the failed one.
         trials = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         sampled = {trial.user_attrs["member"]: trial.params for trial in trials if trial.params}
         for key, attributes in members.items():
@@ -92,30 +93,30 @@ class TrialQueue:
         claimed: list[optuna.Trial] = []
         while len(claimed) < most and self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             trial = self.study.ask()
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # it was taken for a dead worker's
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # released: its worker seemed dead
                 trial.set_user_attr("worker", self.worker)
                 living = self.living().get(trial.user_attrs.get("member", ""))
                 if living and living.number == trial.number:
                     claimed.append(trial)
                     continue
-            # Two processes have made it wait at once; or the last one was taken meanwhile, so Optuna made a new one.
-            self._fail(trial.number)
+            # Two processes queued this member at once; or the last waiting trial was taken, and Optuna made a new one.
+            self.release([trial])
         if claimed:  # seeds differ between processes, and are reproducible with one
             self.study.sampler = optuna.samplers.TPESampler(seed=claimed[0].number)
         return claimed
 
     def report_accuracies(self, trial: optuna.Trial, values: list[float]) -> None:
         """Record the accuracy after each epoch so far; `values` begin with the first epoch."""
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # `finish` will say so
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # taken over: `finish` returns False
             for epoch in range(self._reported.get(trial.number, 0), len(values)):
                 trial.report(values[epoch], epoch + 1)
         self._reported[trial.number] = len(values)
 
     def finish(self, trial: optuna.Trial, values: list[float], value: float | None, attributes: dict[str, Any]) -> bool:
-        """Finish a claimed member; False where another worker has taken it over, believing this one dead.
+        """Finish a claimed member; return False if another worker has taken it over because this one seemed dead.
 
-        `values` are the accuracies after each epoch, `value` is the last one, or None where the member diverged, which
-        the sampler takes for worse than any number; `attributes` are stored with the trial.
+        `values` are the accuracies after each epoch, `value` is the last one, or None if the member diverged, which the
+        sampler takes for worse than any number; `attributes` are stored with the trial.
         """
         state = TrialState.PRUNED if value is None else TrialState.COMPLETE
         try:
@@ -127,28 +128,24 @@ class TrialQueue:
             return False
 
     def importances(self) -> dict[str, float]:
-        """The share of each searched hyperparameter in what the objective varies by, where enough is done to say."""
+        """The share of each hyperparameter in the objective's variance; {} if too few trials are done to tell."""
         try:
             return optuna.importance.get_param_importances(self.study)
         except (ValueError, RuntimeError):
             return {}
 
     def release(self, trials: Sequence[optuna.Trial | FrozenTrial]) -> None:
-        """Give back those members that are not done; the next `enqueue` makes them wait again."""
+        """Fail those trials that are not done; the next `enqueue` queues their members again."""
         for trial in trials:
-            self._fail(trial.number)
+            self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
     def retake_lost(self, is_held: Callable[[FrozenTrial], bool]) -> None:
-        """Release the members of workers that seem dead, unless `is_held` says that their directory is in use."""
+        """Release the members of workers that seem dead, except where `is_held` says that the directory is in use."""
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         others = {_worker_of(trial) for trial in running} - {self.worker}
         dead = {worker for worker in others if self._is_dead(worker)}
-        for trial in running:
-            if _worker_of(trial) in dead and not ("member" in trial.user_attrs and is_held(trial)):
-                self._fail(trial.number)
-
-    def _fail(self, number: int) -> None:
-        self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        lost = [trial for trial in running if _worker_of(trial) in dead]
+        self.release([trial for trial in lost if not ("member" in trial.user_attrs and is_held(trial))])
 
     def _is_dead(self, worker: str) -> bool:
         machine, _, pid = worker.rpartition(" ")
@@ -156,29 +153,27 @@ class TrialQueue:
             return True
         beat = self.study.user_attrs.get(f"beat of {worker}")
         seen, since = self._seen.get(worker, (None, 0.0))
-        if worker not in self._seen or seen != beat:  # by our own clock: those of two hosts may differ
+        if worker not in self._seen or seen != beat:  # compare times of this clock only: clocks of hosts differ
             self._seen[worker] = beat, time.monotonic()
             return False
         return time.monotonic() - since > _STALE_SECONDS
 
     def _beat(self) -> None:
-        count = 0
-        while True:
-            # A lasting fault of the storage is reported by the main thread, which meets it too.
+        for count in itertools.count():
+            # The main thread reports a lasting fault of the storage, since it meets it too.
             with contextlib.suppress(OSError, SQLAlchemyError, optuna.exceptions.StorageInternalError):
                 self.study.set_user_attr(f"beat of {self.worker}", count)
-            count += 1
-            if self._left.wait(_BEAT_SECONDS):
+            if self._stop.wait(_BEAT_SECONDS):
                 return
 
 
 def _worker_of(trial: FrozenTrial) -> str:
-    # For a moment it has none; if its process was killed in it, it stays so.
+    # A trial has no worker between `ask` and `set_user_attr`; if the process is killed there, it never has one.
     return trial.user_attrs.get("worker", f"of trial {trial.number}, unknown")
 
 
 def _machine() -> str:
-    """This host since its last start, and this container on it."""
+    """A name for this host since its last boot, and for this container on it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
         return f"{socket.gethostname()} {boot} {os.stat('/proc/self/ns/pid').st_ino}"
@@ -189,8 +184,6 @@ def _machine() -> str:
 def _runs(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it runs as another user
     return True

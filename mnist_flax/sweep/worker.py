@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 
@@ -18,7 +18,6 @@ from mnist_flax.sweep import members
 from mnist_flax.sweep.members import Member
 from mnist_flax.sweep.progress import SweepProgress
 from mnist_flax.sweep.stages import Stage, population_key
-from mnist_flax.sweep.trial_queue import TrialQueue
 from mnist_flax.workdir import claim
 from mnist_flax.workdir.run_info import RunInfo, commit, versions
 
@@ -30,57 +29,56 @@ _Claimed = tuple[optuna.Trial, Member]
 
 @dataclass(frozen=True)
 class Worker:
-    """What a process works on, and with."""
+    """Trains members of one stage in this process."""
 
     stage: Stage
-    queue: TrialQueue  # of this stage
     dataset: Dataset
     data_dir: Path
     fits: Callable[[Config], int]  # the largest population of a config
-    progress: SweepProgress  # what people see
-    signals: StopSignals  # deferred: a stop saves all running members and gives them back
+    progress: SweepProgress
+    signals: StopSignals  # deferred: before it stops, the worker saves and releases its members
 
     def work(self, size: int, write_results: Callable[[], object]) -> None:
-        """Return when every member of the stage is done, here or elsewhere; `size` members are claimed at once.
+        """Return when every member of the stage is done, here or elsewhere; claim up to `size` members at once.
 
         Calls `write_results` when there are new ones. Raises `RunError` if a member could not be saved.
         """
-        stage, queue = self.stage, self.queue
+        stage, queue = self.stage, self.stage.queue
         while True:
             if self.signals.received:
                 raise Stopped(self.signals.received, "nothing was running; the same command goes on")
-            queue.retake_lost(lambda trial: claim.is_held(stage.member_dir(queue.first_number(trial))))
+            queue.retake_lost(lambda trial: claim.is_held(stage.member_dir(trial)))
             queue.enqueue(stage.members)
             if trials := queue.claim(size):
                 self._train_all(trials)
                 write_results()
-            elif left := len(stage.members) - len(stage.finished(queue)):
+            elif left := stage.left():
                 self.progress.wait(left)
                 time.sleep(1)
             else:
                 return
 
     def _train_all(self, trials: list[optuna.Trial]) -> None:
-        """Train claimed members to the end; give back those that are not there yet when something stops it."""
+        """Train claimed members to the end; if something stops that, release those that are not done."""
         try:
             with contextlib.ExitStack() as claims:
                 for group in self._populations(trials, claims):
                     self._train(group)
-        finally:  # when their directories are free again, so that whoever claims them next can
-            self.queue.release(trials)  # but for those that are done
+        finally:  # after the claims on their directories have ended, so that other workers can use them
+            self.stage.queue.release(trials)
         self._prune()
 
     def _populations(self, trials: list[optuna.Trial], claims: contextlib.ExitStack) -> list[list[_Claimed]]:
-        """Open members, and put those together that share a population's settings and a start."""
+        """Open members, and group those that share all settings but hyperparameters, and their first step."""
         populations: dict[tuple[Config, int], list[_Claimed]] = {}
         for trial in trials:
             config = self.stage.config(overrides := self.stage.overrides(trial))
             trial.set_user_attr("overrides", overrides)
-            path = self.stage.member_dir(self.queue.first_number(trial))
+            path = self.stage.member_dir(trial)
             info = dataset_info(self.dataset, config.train_split, config.eval_split, self.data_dir)
             try:
                 run = claims.enter_context(claim.claim(path, RunInfo(config, info, versions())))
-            except claim.InUse as held:  # by a worker that was taken for dead
+            except claim.InUse as held:  # by a worker that seemed dead
                 warn(str(held))
                 time.sleep(1)
                 continue
@@ -97,12 +95,12 @@ class Worker:
         running = [member for _, member in group]
         config = running[0].run.config
         splits = self.dataset.read(config.train_split), self.dataset.read(config.eval_split)
-        self.progress.begin(self.stage.name, len(self.stage.finished(self.queue)), len(self.stage.members))
-        event = None  # stays so where the members are at their end already
+        self.progress.begin(self.stage)
+        event = None  # stays None if the members were trained to their end before
         for event in members.train(running, *splits, needs_state=lambda: self.signals.received is not None):
             self.progress.update(event, running)
             for trial, member in group:
-                self.queue.report_accuracies(trial, _objective(member))
+                self.stage.queue.report_accuracies(trial, _accuracies(member))
             if self.signals.received and event.state is not None and event.step < running[0].program.total_steps:
                 members.save(running, running, event)
                 where = f"the {len(running)} running members are saved in {self.stage.path}"
@@ -111,30 +109,27 @@ class Worker:
 
     def _finish(self, group: list[_Claimed], event: "Event | None") -> None:
         """Save the kept members first, so that no result is recorded before its checkpoint exists."""
-        running = [member for _, member in group]
-        scores = {member: _objective(member)[-1] for member in running if member.diverged_at is None}
-        others = [self.queue.objective(trial) or 0 for trial in self.stage.finished(self.queue)]
+        running, queue = [member for _, member in group], self.stage.queue
+        scores = {member: _accuracies(member)[-1] for member in running if member.diverged_at is None}
+        others = [queue.objective(trial) or 0 for trial in self.stage.finished()]
         least = sorted([*others, *scores.values(), 0], reverse=True)[: self.stage.keeps][-1]
         if event:
             members.save([member for member in scores if scores[member] >= least], running, event)
-        attributes: dict[str, Any] = {"versions": versions(), "commit": commit()}
         for trial, member in group:
-            history = member.history["history"]
-            attributes |= {"history": history, "seconds": round(sum(line["seconds"] for line in history), 3)}
-            attributes |= {
-                "diverged_at": member.diverged_at,
-                "workdir": f"{member.path.parent.name}/{member.path.name}",
-            }
-            self.queue.finish(trial, _objective(member), scores.get(member), attributes)
+            history, workdir = member.history["history"], f"{member.path.parent.name}/{member.path.name}"
+            seconds = round(sum(line["seconds"] for line in history), 3)
+            attributes = {"versions": versions(), "commit": commit(), "history": history, "seconds": seconds}
+            attributes |= {"diverged_at": member.diverged_at, "workdir": workdir}
+            queue.finish(trial, _accuracies(member), scores.get(member), attributes)
 
     def _prune(self) -> None:
         """Remove the directories of finished members that are not among the best: their results are recorded."""
-        finished = self.stage.finished(self.queue)
-        ranked = sorted(finished, key=lambda trial: (-(self.queue.objective(trial) or 0), trial.number))
+        finished, queue = self.stage.finished(), self.stage.queue
+        ranked = sorted(finished, key=lambda trial: (-(queue.objective(trial) or 0), trial.number))
         for trial in ranked[self.stage.keeps :]:
             shutil.rmtree(self.stage.path.parent / trial.user_attrs["workdir"], ignore_errors=True)
 
 
-def _objective(member: Member) -> list[float]:
+def _accuracies(member: Member) -> list[float]:
     """Accuracy on the evaluation split after each epoch."""
     return [line["accuracy"] for line in member.history["history"] if line["split"] == "eval"]

@@ -70,7 +70,7 @@ def rows_of(path: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def finished_sweep(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a grid, by two workers; with its experiment beside it."""
+    """A finished sweep of a grid, by two workers, next to its experiment file."""
     directory = tmp_path_factory.mktemp("sweep")
     study = write(directory / "study.py", STUDY)
     result = command("sweep", study, "--workdir", directory / "sweep", "--workers", "2")
@@ -202,7 +202,7 @@ def test_a_stopped_sweep_goes_on_where_it_was(tmp_path: Path, command: Command) 
     assert len(set(steps.values())) == 1 and 5 * 13 <= steps["0000"] < 60 * 13
     sampled = sampled_in(tmp_path / "ledger.db")
     assert len(sampled) == 4 and not (tmp_path / "sweep" / "optuna.journal").exists()
-    # With more trials than before: the new ones come behind those that were running.
+    # With more trials than before: the new ones come after those that were running.
     more = ["--population", "4", "--trials", "8", "--no-figures", "--storage", f"sqlite:///{tmp_path}/ledger.db"]
     result = command("sweep", study, "--workdir", tmp_path / "sweep", *more)
     assert result.returncode == 0, result.stderr
