@@ -6,7 +6,15 @@
 Importing the package costs nothing: what needs JAX is imported when it is first asked for.
 """
 
+import re
+import sys
 from typing import TYPE_CHECKING
+
+if sys.argv[:1] == ["-m"] and any(re.fullmatch(r"mnist_flax\.\w+", arg) for arg in sys.orig_argv):
+    # One of the commands starts here, and a signal may come at any moment.
+    from mnist_flax.process import signals
+
+    signals.end_at_once()
 
 if TYPE_CHECKING:
     from mnist_flax.config import Config as Config

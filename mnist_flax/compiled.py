@@ -42,7 +42,8 @@ class RunDriver:
         self._config, self._program, self._mesh = config, program, mesh
         self._examples, hparams = len(train_split.labels), as_arrays(config.hparams)
         self._hparams, self._train, self._eval = map(self.place, (hparams, tuple(train_split), tuple(eval_split)))
-        self._order = shard_batches(eval_batches(len(eval_split.labels), config.eval_batch_size), mesh)
+        self._eval_batches = eval_batches(len(eval_split.labels), config.eval_batch_size)  # [K, B]
+        self._order = shard_batches(self._eval_batches, mesh)
 
     def init(self) -> Any:
         """The state before the first step."""
@@ -62,8 +63,12 @@ class RunDriver:
         return train_steps(state, self._hparams, self._train, indices, program=self._program)
 
     def evaluate(self, state: Any) -> tuple[Metrics, Any]:
-        """Score a state; with its logits [K, B, C], or None where no process has all of them."""
-        return addressable(eval_steps(state, self._hparams, self._eval, self._order, program=self._program))
+        """Score a state; with the logits [N, C] of every example, or None where no process has all of them."""
+        found = eval_steps(state, self._hparams, self._eval, self._order, program=self._program)
+        metrics, logits = addressable(found)
+        if logits is not None:  # without the padding, of the last batch and of batches that did not divide
+            logits = np.asarray(logits)[:, : self._eval_batches.shape[1]][self._eval_batches >= 0]
+        return metrics, logits
 
 
 class PopulationDriver:

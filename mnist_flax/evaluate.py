@@ -3,6 +3,7 @@
 python -m mnist_flax.evaluate --workdir exp1 --step best
 """
 
+import errno
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 from mnist_flax import inference, metrics
 from mnist_flax.data import splits
 from mnist_flax.process import cli, files
-from mnist_flax.process.cli import StopSignals
+from mnist_flax.process.signals import StopSignals
 from mnist_flax.process.terminal import say
-from mnist_flax.workdir import run_info
+from mnist_flax.workdir import claim, run_info
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def run(args: Args, signals: StopSignals) -> None:
     """The command."""
     path = args.workdir.expanduser().absolute()
     info = run_info.read(path)
+    claim.check_links(path)
     config, class_names = info.config, info.data["class_names"]
     splits.check(config.dataset, args.split or config.eval_split)
     step, model, variables = inference.load_network(path, info, args.step)
@@ -47,12 +49,18 @@ def run(args: Args, signals: StopSignals) -> None:
     about = {"step": step, "dataset": config.dataset, "split": args.split or config.eval_split}
     report = about | metrics.evaluation_report(logits, split.labels)
     _print(report, class_names)
-    files.write_text(path / "evaluation.json", json.dumps(report | {"class_names": class_names}) + "\n")
-    if args.figures:
-        from mnist_flax.figures.charts import evaluation_figures
+    try:
+        files.write_text(path / "evaluation.json", json.dumps(report | {"class_names": class_names}) + "\n")
+        if args.figures:
+            from mnist_flax.figures.charts import evaluation_figures
 
-        pictures = model.first_layer_pictures(variables["params"], dataset.image_shape)
-        evaluation_figures(path / "figures", split.images, split.labels, logits, pictures, class_names)
+            pictures = model.first_layer_pictures(variables["params"], dataset.image_shape)
+            evaluation_figures(path / "figures", split.images, split.labels, logits, pictures, class_names)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        say(f"not written: {path} may only be read ({error.strerror})")  # a colleague's run
+        return
     say(f"written to {path / 'evaluation.json'}" + (f" and {path / 'figures'}" if args.figures else ""))
 
 
@@ -77,7 +85,10 @@ def _print(report: dict[str, Any], class_names: list[str]) -> None:
         accuracy = report["per_class_accuracy"][index]
         cells = [str(count) if count else "." for count in row]
         table.add_row(name, *cells, "-" if accuracy is None else f"{accuracy:.2%}")
-    Console(width=max(80, 8 * len(class_names))).print(table)  # a narrow terminal may wrap it, but nothing is left out
+    console = Console(width=max(80, 8 * len(class_names)))  # a narrow terminal may wrap it, but nothing is left out
+    with console.capture() as printed:
+        console.print(table)
+    say(printed.get())
 
 
 if __name__ == "__main__":

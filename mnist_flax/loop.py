@@ -49,7 +49,7 @@ class Event(NamedTuple):
     metrics: Metrics  # of the call's steps, on the host
     seconds: float  # that the call added
     evaluation: Metrics | None  # after an epoch's last call
-    logits: np.ndarray | None  # with it, [K, B, C], where the driver gives them
+    logits: np.ndarray | None  # with it, [N, C], where the driver gives them
     evaluation_seconds: float
 
 
@@ -96,19 +96,27 @@ class _Laps:
         return self._last - last
 
 
-def not_finite(event: Event) -> str | None:
-    """The first step of a call, or else the leaf after it, whose numbers are not finite, in words."""
+class NotFinite(NamedTuple):
+    """Where a run diverged."""
+
+    step: int  # the first whose numbers are not finite
+    what: str  # in words
+
+
+def not_finite(event: Event) -> NotFinite | None:
+    """What is not finite in an event of one run: a step's metrics, or else the evaluation or a leaf of the state."""
     seen = {name: values for name, values in event.metrics._asdict().items() if values.dtype.kind == "f"}
     bad = ~np.all([np.isfinite(values) for values in seen.values()], axis=0)
     if bad.any():
         first = int(bad.argmax())
+        step = event.step - len(bad) + first + 1
         values = ", ".join(f"{name}={float(v[first])}" for name, v in seen.items())
-        return f"not finite at step {event.step - len(bad) + first + 1}: {values}"
+        return NotFinite(step, f"not finite at step {step}: {values}")
     leaves = jax.tree_util.tree_leaves_with_path(event.state)
     leaves += [] if event.evaluation is None else jax.tree_util.tree_leaves_with_path({"evaluation": event.evaluation})
     for where, leaf in leaves:
         values = np.asarray(leaf)
         if not (finite := np.isfinite(values)).all():
             worst = f"{jax.tree_util.keystr(where)} has {values[~finite].ravel()[0]}"
-            return f"not finite after step {event.step}: {worst}"
+            return NotFinite(event.step, f"not finite after step {event.step}: {worst}")
     return None

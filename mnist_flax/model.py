@@ -107,15 +107,43 @@ def make_model(static: StaticConfig, num_classes: int) -> Network:
 
 
 def _product(x: Array, kernel: Array, dimension_numbers: Any, *, dtype: str, **_: Any) -> Array:
-    """A matrix product of factors rounded to bfloat16, or left alone; summed in the type that `x` came in."""
-    wide = x.dtype
-    if dtype == "bfloat16":
-        x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    """`x @ kernel`, [B, in] and [in, out], in the precision `dtype`; summed in the type that `x` came in."""
     if kernel.shape[1] < _NARROW:
         # The barrier's own gradient is a barrier: it keeps XLA from writing the kernel's gradient [in, few] as it would
         # be written for many columns, which takes CPUs ten times as long as [few, in] and its transpose.
         kernel, dimension_numbers = jax.lax.optimization_barrier(kernel.T), (((1,), (1,)), ((), ()))
-    return jax.lax.dot_general(x, kernel, dimension_numbers, preferred_element_type=wide)
+    if dtype == "bfloat16":
+        return _bfloat16_product(x, kernel, dimension_numbers[0][1][0])
+    return jax.lax.dot_general(x, kernel, dimension_numbers, preferred_element_type=x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _bfloat16_product(x: Array, kernel: Array, axis: int) -> Array:
+    """The sums of x [B, in] and the kernel's `axis`: all factors are rounded to bfloat16, backward too, nothing else.
+
+    JAX's own gradient would multiply by a cotangent that is not rounded, and round the kernel's gradient.
+    """
+    return _sums_of(x, kernel, 1, axis, x.dtype)
+
+
+def _forward(x: Array, kernel: Array, axis: int) -> tuple[Array, tuple[Array, Array]]:
+    factors = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    return _sums_of(*factors, 1, axis, x.dtype), factors
+
+
+def _backward(axis: int, factors: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, kernel = factors
+    ordered = (x, cotangent) if axis == 0 else (cotangent, x)  # the kernel's axes are [in, out], or [out, in]
+    of = partial(_sums_of, dtype=cotangent.dtype)
+    return of(cotangent, kernel, 1, 1 - axis), of(*ordered, 0, 0)
+
+
+_bfloat16_product.defvjp(_forward, _backward)
+
+
+def _sums_of(a: Array, b: Array, axis_a: int, axis_b: int, dtype: Any) -> Array:
+    a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+    return jax.lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=dtype)
 
 
 class Dropout(nn.Module):

@@ -7,6 +7,7 @@
 The compiler inserts what the devices exchange; BatchNorm's statistics are those of the whole batch.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -54,9 +55,24 @@ def memory() -> int:
     if limits := [stats["bytes_limit"] for device in jax.devices() if (stats := device.memory_stats())]:
         return sum(limits)
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.exists() else ""
-    return min(whole, int(text)) if text.isdecimal() else whole
+    return min([whole, *_cgroup_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def _cgroup_limits(groups: Path, mounted: Path) -> list[int]:
+    """The memory limits, in bytes, of this process's control groups and of all that enclose them; versions 1 and 2."""
+    limits = []
+    for line in groups.read_text().splitlines() if groups.exists() else ():
+        _, controllers, name = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = mounted / "memory" if controllers else mounted
+        inner = top / name.lstrip("/")  # outside of a container; inside, what is mounted may be the group itself
+        for directory in (inner, *inner.parents):
+            for file in ("memory.max", "memory.limit_in_bytes"):
+                with contextlib.suppress(OSError):
+                    if (text := (directory / file).read_text().strip()).isdecimal():
+                        limits.append(int(text))
+    return limits
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:

@@ -16,7 +16,7 @@ import tyro
 from mnist_flax.errors import InputError, wrong
 from mnist_flax.metrics import softmax
 from mnist_flax.process import cli
-from mnist_flax.process.cli import StopSignals
+from mnist_flax.process.signals import StopSignals
 from mnist_flax.process.terminal import say, warn
 
 

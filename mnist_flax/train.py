@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_flax.config import Config
+from mnist_flax.config import Config, flatten
 from mnist_flax.data import datasets, splits
 from mnist_flax.errors import InputError, RunError
 from mnist_flax.monitor.async_writer import AsyncWriter, RunFinished, RunStarted
 from mnist_flax.process import cli
-from mnist_flax.process.cli import Stopped, StopSignals
 from mnist_flax.process.files import write_lines
+from mnist_flax.process.signals import Stopped, StopSignals
 from mnist_flax.process.terminal import Progress, mute, say, track, warn
-from mnist_flax.workdir import claim
-from mnist_flax.workdir.run_info import RunInfo, changed_versions, versions
+from mnist_flax.workdir import claim, run_info
+from mnist_flax.workdir.run_info import RunInfo, changed_versions, commit, versions
 
 if TYPE_CHECKING:  # what needs JAX is imported when the arguments are known to be right: --help must be fast
     from jax.sharding import Mesh
@@ -76,13 +76,16 @@ def run(args: Args, signals: StopSignals) -> None:
             if not distributed.is_leader():
                 mute()
                 writer.cancel()
+            distributed.check_same({"workdir": str(path)} | flatten(config) | versions() | {"commit": commit()})
         mesh = placement.data_mesh(config.batch_size)
         data_dir = (args.data_dir or datasets.default_data_dir()).expanduser().absolute()
         manual_dir = args.manual_dir.expanduser().absolute() if args.manual_dir else None
         dataset = datasets.open_dataset(config.dataset, data_dir, manual_dir, track)
         info = datasets.dataset_info(dataset, config.train_split, config.eval_split, data_dir)
+        distributed.check_same({name: value for name, value in info.items() if name != "data_dir"})
+        _check_splits(path, config, dataset)
         with contextlib.ExitStack() as stack:
-            ours = RunInfo(config, info, versions())
+            ours = run_info.new(config, info)
             recorded = stack.enter_context(claim.claim(path, ours)) if distributed.is_leader() else ours
             if changed := changed_versions(recorded):
                 others = ", ".join(changed)
@@ -102,6 +105,16 @@ def _check_processes(args: Args) -> None:
         raise InputError(f"process_id={args.process_id} is out of range; give 0 to {args.num_processes - 1}")
 
 
+def _check_splits(path: Path, config: Config, dataset: datasets.Dataset) -> None:
+    """Refuse a new run that would be evaluated on examples that it is trained on; warn of an older one."""
+    try:
+        splits.check_disjoint(config.train_split, config.eval_split, dataset.examples)
+    except InputError as error:
+        if not claim.is_run(path):
+            raise
+        warn(str(error))
+
+
 def train(
     path: Path, run: RunInfo, dataset: datasets.Dataset, mesh: "Mesh", signals: StopSignals, writer: AsyncWriter
 ) -> None:
@@ -116,6 +129,7 @@ def train(
     config, leads = run.config, distributed.is_leader()
     train_split, eval_split = dataset.read(config.train_split), dataset.read(config.eval_split)
     program, start, state, history = resume(path, run, warn=warn, set_aside=leads)
+    distributed.check_same({"the latest checkpoint's step": start})
     if leads:
         write_lines(claim.metrics_file(path), history["history"])
     log = RunLog(path if leads else None, config, program, history, writer)
@@ -150,8 +164,8 @@ def _run_loop(
     with signals.deferred(), Progress(program.total_steps, start) as progress:
         for call, event in enumerate(distributed.until_a_process_ends(events)):
             stop = stop or distributed.stop_signal(call, signals.received)
-            if what := not_finite(event):
-                raise RunError(f"{what}; {_last_good(directory, saved)}; try a smaller learning_rate")
+            if bad := not_finite(event):
+                raise RunError(f"{bad.what}; {_last_good(directory, saved)}; try a smaller learning_rate")
             try:
                 log.update(event, progress)
                 if event.state is not None:

@@ -1,16 +1,19 @@
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
 
 import flax.linen as nn
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Tiny
+from conftest import TINY, Tiny
 
 from mnist_flax.config import Config, StaticConfig
 from mnist_flax.model import MLP, Dropout
 from mnist_flax.optimizer import kernel_mask, l2_sum
+from mnist_flax.steps import take, train_step
 
 
 class Both(nn.Module):
@@ -129,6 +132,44 @@ def test_bfloat16_rounds_the_factors_of_products_and_nothing_else(small) -> None
     np.testing.assert_allclose(logits, x, rtol=1e-2, atol=2e-3)  # a rounding may go the other way in a later layer
     exact = Tiny(dataclasses.replace(config, precision="float32")).model.apply({"params": params}, images)
     assert 1e-4 < np.abs(np.asarray(exact) - x).max() < 0.1
+
+
+def equations(jaxpr: jax.extend.core.Jaxpr) -> Iterator[jax.extend.core.JaxprEqn]:
+    """All equations, those of inner functions too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def test_bfloat16_factors_and_float32_sums_also_backward(small) -> None:
+    tiny = Tiny(dataclasses.replace(TINY, precision="bfloat16"))
+    state, hparams = tiny.init(tiny.hparams()), tiny.hparams()
+    traced = jax.make_jaxpr(partial(train_step, program=tiny.program))(state, hparams, take(small, jnp.arange(16)))
+    types = [
+        ([str(v.aval.dtype) for v in e.invars], str(e.outvars[0].aval.dtype))  # type: ignore[union-attr]
+        for e in equations(traced.jaxpr)
+        if e.primitive.name == "dot_general"
+    ]
+    assert types == [(["bfloat16"] * 2, "float32")] * 9  # three layers: forward, to the input, to the kernel
+
+
+@pytest.mark.parametrize("columns", [10, 40])
+def test_bfloat16_gradients_are_those_of_numpy(columns: int) -> None:
+    rng = np.random.default_rng(0)
+    x, into = (rng.standard_normal(shape).astype(np.float32) for shape in ((50, 20), (50, columns)))
+    layer = MLP(widths=(), batch_norm_layers=(), num_classes=columns, precision="bfloat16")
+    kernel = layer.init(jax.random.key(0), x)["params"]["dense_1"]["kernel"]
+
+    def f(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        params = {"dense_1": {"kernel": kernel, "bias": jnp.zeros(columns)}}
+        return jnp.sum(jnp.asarray(layer.apply({"params": params}, x)) * into)
+
+    a, b, c = (np.asarray(jnp.asarray(each).astype(jnp.bfloat16), np.float64) for each in (x, kernel, into))
+    of_x, of_kernel = jax.grad(f, argnums=(0, 1))(jnp.asarray(x), kernel)
+    assert of_x.dtype == of_kernel.dtype == jnp.float32
+    np.testing.assert_allclose(of_kernel, a.T @ c, rtol=1e-5, atol=1e-5)  # rounded to bfloat16 it would be 4e-3
+    np.testing.assert_allclose(of_x, c @ b.T, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("columns", [1, 10, 31, 32])

@@ -5,16 +5,20 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from conftest import Tiny
 
-from mnist_flax import compiled, placement
-from mnist_flax.data import batches
+from mnist_flax import compiled, inference, placement
+from mnist_flax.config import Config
+from mnist_flax.data import batches, datasets
 from mnist_flax.errors import InputError
 from mnist_flax.process import distributed
+from mnist_flax.program import make_program
+from mnist_flax.state import inference_variables
 
 
 def test_batches_are_split_and_filled_up() -> None:
@@ -63,6 +67,19 @@ for call in range(2000):
     assert [process.returncode for process in processes] == [0, 0]
 
 
+def test_logits_are_those_of_every_example_in_order(dataset: datasets.Dataset) -> None:
+    """Batches of 100 do not divide over eight devices, nor 203 examples into batches of 100."""
+    config = Config(widths=(16,), batch_norm_layers=(), l2_layers=(), batch_size=16, eval_batch_size=100)
+    train, test = dataset.read("train[:16]"), dataset.read("test[:203]")
+    info = {"image_shape": dataset.image_shape, "class_names": dataset.class_names, "train_examples": 16}
+    program = make_program(config, info)
+    driver = compiled.RunDriver(config, program, train, test, placement.data_mesh(16))
+    scores, logits = driver.evaluate(state := driver.init())
+    want = inference.logits_of(program.model, inference_variables(state), test.images, 203)
+    np.testing.assert_allclose(logits, want, atol=1e-5)
+    assert (logits.argmax(axis=1) == test.labels).sum() == scores.correct.sum()
+
+
 def test_no_data_travels_inside_an_epoch(tiny: Tiny, small: batches.Split) -> None:
     """Indices go to the devices, and metrics come back, when they are told to: nothing else crosses in between."""
     mesh = placement.data_mesh(16)
@@ -75,3 +92,22 @@ def test_no_data_travels_inside_an_epoch(tiny: Tiny, small: batches.Split) -> No
     assert int(state.step) == 26 and metrics.examples.sum() == 200
     with pytest.raises(Exception, match="Disallowed"), jax.transfer_guard("disallow_explicit"):
         compiled.train_steps(state, hparams, split, np.asarray(indices), program=tiny.program)
+
+
+def test_memory_is_that_of_the_innermost_group(tmp_path: Path) -> None:
+    """Version 2, version 1, and a container, where the group's own name is not below what is mounted."""
+    inner = tmp_path / "user" / "job"
+    inner.mkdir(parents=True)
+    (tmp_path / "user" / "memory.max").write_text("5000\n")
+    (inner / "memory.max").write_text("max\n")
+    groups = tmp_path / "groups"
+    groups.write_text("0::/user/job\n")
+    assert placement._cgroup_limits(groups, tmp_path) == [5000]
+    groups.write_text("0::/elsewhere/job\n")
+    (tmp_path / "memory.max").write_text("7000\n")
+    assert placement._cgroup_limits(groups, tmp_path) == [7000]
+    (tmp_path / "memory" / "job").mkdir(parents=True)
+    (tmp_path / "memory" / "job" / "memory.limit_in_bytes").write_text("6000\n")
+    groups.write_text("4:cpu,cpuacct:/job\n3:memory:/job\n")
+    assert 6000 in placement._cgroup_limits(groups, tmp_path)
+    assert placement.memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

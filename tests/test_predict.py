@@ -137,3 +137,10 @@ def test_the_command(finished: Path, command: Command, some: np.ndarray, tmp_pat
     assert abs(sum(answer["probabilities"].values()) - 1) < 1e-9
     ordered = sorted(answer["probabilities"], key=answer["probabilities"].__getitem__)
     assert ordered[-1] == answer["label"] and ordered[-2] == answer["runner_up"]["label"]
+
+
+def test_a_phones_picture_of_several_images_is_its_first(tmp_path: Path, dataset: datasets.Dataset) -> None:
+    digit = Image.fromarray(dataset.read("test[:1]").images[0, ..., 0]).resize((112, 112))
+    digit.save(tmp_path / "photo.jpg", format="MPO", save_all=True, append_images=[Image.new("L", (112, 112))])
+    digit.save(tmp_path / "alone.jpg")
+    np.testing.assert_array_equal(digits.read(tmp_path / "photo.jpg"), digits.read(tmp_path / "alone.jpg"))

@@ -6,11 +6,13 @@ import pty
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import TINY_FLAGS, Command
+from PIL import Image
 
 import mnist_flax
 from mnist_flax import metrics
@@ -72,20 +74,24 @@ def cache() -> str:
     return str(datasets.default_data_dir().parents[1])
 
 
+def read_all(leader: int) -> bytes:
+    """Everything that is written to a terminal."""
+    seen = b""
+    while True:
+        try:
+            seen += os.read(leader, 65536)
+        except OSError:  # the other end is closed
+            os.close(leader)
+            return seen
+
+
 def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
     leader, follower = pty.openpty()
     line = [sys.executable, "-m", "mnist_flax.train", "--workdir", str(tmp_path / "exp"), *TINY_FLAGS]
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"TERM": "xterm", "COLUMNS": "120"}
     process = subprocess.Popen(line, stdout=follower, stderr=follower, env=env)
     os.close(follower)
-    seen = b""
-    while True:
-        try:
-            chunk = os.read(leader, 65536)
-        except OSError:  # the other end is closed
-            break
-        seen += chunk
-    os.close(leader)
+    seen = read_all(leader)
     assert process.wait() == 0
     assert b"\x1b[" in seen and b"26/26" in seen and "━".encode() in seen and b"epoch 2/2" in seen
 
@@ -192,3 +198,70 @@ def test_the_default_is_the_tutorial() -> None:
     assert (config.batch_size, config.epochs, config.adam_epsilon, config.schedule) == (128, 4, 1e-7, "constant")
     h = config.hparams
     assert (h.learning_rate, h.l2, h.dropout_rate, h.b1, h.b2, h.label_smoothing) == (1e-3, 1e-3, 0.2, 0.9, 0.999, 0.0)
+
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def theirs(finished: Path, dataset: datasets.Dataset, tmp_path: Path) -> Iterator[Path]:
+    """A colleague's run and data, both only to be read."""
+    if os.getuid() != 0:
+        pytest.skip("needs root, to become somebody else")
+    run, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(finished, run)
+    prepared = Path(dataset.directory).parent
+    shutil.copytree(prepared, data / "mnist" / "3.0.1", ignore=shutil.ignore_patterns("decoded"))
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["data_dir"] = str(data)
+    (run / "config.json").write_text(json.dumps(config))
+    above = [path for path in tmp_path.parents if path.stat().st_uid == 0 and path.stat().st_mode & 0o005 != 0o005]
+    modes = {path: path.stat().st_mode for path in above}
+    for path in above:
+        path.chmod(modes[path] | 0o005)
+    yield tmp_path
+    for path, mode in modes.items():
+        path.chmod(mode)
+
+
+def test_what_may_only_be_read_is_used(theirs: Path) -> None:
+    home = theirs / "home"
+    home.mkdir()
+    os.chown(home, NOBODY, NOBODY)
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    env |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "TMPDIR": str(home)}
+    before = snapshot(theirs)
+
+    def command(name: str, *args: object) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", f"mnist_flax.{name}", "--workdir", str(theirs / "run"), *map(str, args)]
+        return subprocess.run(line, capture_output=True, text=True, env=env, user=NOBODY, group=NOBODY)
+
+    evaluated = command("evaluate")
+    if "Permission denied" in evaluated.stderr:
+        pytest.skip("somebody else may not read this Python, or this code")
+    assert (evaluated.returncode, evaluated.stderr) == (0, "")
+    assert "203 correct" in evaluated.stdout and "not written: " in evaluated.stdout
+    assert command("export", "--format", "html", "--out", home / "page.html").returncode == 0
+    Image.new("L", (28, 28)).save(home / "blank.png")
+    assert "shows nothing" in command("predict", home / "blank.png").stderr
+    after = snapshot(theirs)
+    assert {path: after[path] for path in before} == before
+    assert {path.relative_to(theirs).parts[0] for path in after.keys() - before.keys()} == {"home"}
+
+
+def test_a_terminal_that_knows_no_colours_nor_letters(finished: Path, command: Command, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "exp")
+    config = tmp_path / "exp" / "config.json"
+    config.write_text(config.read_text().replace('"7"', '"sieben \u2014 \u00fc"'))
+    result = command("evaluate", "--workdir", tmp_path / "exp", env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
+    assert result.returncode == 2 and "class_names differs" in result.stderr
+    result = command("evaluate", "--workdir", tmp_path / "\u00fc", env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
+    assert result.returncode == 2 and "is not a run" in result.stderr and result.stderr.count("\n") == 1
+    line = [sys.executable, "-m", "mnist_flax.train", "--help"]
+    for no_color in ("", "1"):
+        leader, follower = pty.openpty()
+        env = os.environ | {"TERM": "xterm", "NO_COLOR": no_color}
+        process = subprocess.Popen(line, stdout=follower, stderr=follower, env=env)
+        os.close(follower)
+        seen = read_all(leader)
+        assert process.wait() == 0 and b"--workdir" in seen and (b"\x1b[" in seen) == (no_color == "")

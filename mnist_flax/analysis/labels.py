@@ -4,7 +4,7 @@ described({"l2": 0.001, "widths": [64, 32]}, ["widths", "l2"])  # "widths=64 32,
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from mnist_flax.analysis.summaries import Levels, Summary
@@ -27,10 +27,9 @@ def described(overrides: dict[str, Any], names: Iterable[str]) -> str:
     return ", ".join(f"{name}={shown(overrides[name])}" for name in names if name in overrides) or "base"
 
 
-def spoken(name: str, values: Sequence[Any] = ()) -> str:
+def spoken(name: str, scale: str = "linear") -> str:
     """A factor's name for a label, with the scale if it is logarithmic."""
-    scale = " (log scale)" if values and scale_of(list(values)) == "log" else ""
-    return name.replace("_", " ") + scale
+    return name.replace("_", " ") + " (log scale)" * (scale == "log")
 
 
 def aligned(summaries: list[Summary], levels: Levels) -> list[str]:
@@ -61,15 +60,20 @@ def color_scale(summaries: list[Summary]) -> tuple["Normalize", Literal["min", "
     return Normalize(low, max(means)), "min" if low > min(means) else "neither"
 
 
-def scale_of(values: list[Any]) -> str:
-    """The scale for a factor's levels, in order: log, linear or categories."""
+def scale_of(values: list[Any], logarithmic: bool | None = None) -> str:
+    """The scale for a factor's levels, in order: log, linear or categories.
+
+    `logarithmic` says how a search samples these numbers. Without it, they are on a log scale if they span a factor of
+    30, and categories if 0, which has no logarithm, is among them.
+    """
     if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
         return "categories"
-    many, low, high = len(values) > 12, min(values), max(values)
-    wide = high >= 30 * min((value for value in values if value > 0), default=math.inf)
-    if not wide or low < 0 or (many and (low == 0 or 8 * values[len(values) // 4] > high)):
-        return "linear"  # many levels come from a search: their lower quartile tells uniform from log-uniform samples
-    return "log" if low > 0 else "categories"  # 0 has no logarithm, and 0, 1e-4, 1e-3, ... overlap on a linear scale
+    low, high = min(values), max(values)
+    if logarithmic is not None:
+        return "log" if logarithmic else "linear"
+    if low < 0 or high < 30 * min((value for value in values if value > 0), default=math.inf):
+        return "linear"
+    return "log" if low > 0 else "categories"  # 0, 1e-4, 1e-3, ... would overlap on a linear scale
 
 
 def axis_of(values: list[Any], scale: str) -> tuple[Callable[[Any], float], list[Any]]:

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mnist_flax.analysis.labels import ACCURACY, axis_of, color_scale, left_out, scale_of, shown, spoken
 from mnist_flax.analysis.summaries import Levels, Summary
@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def parallel(selection: list[Summary], levels: Levels) -> "Figure":
+class Search(NamedTuple):
+    """What a search knows about its hyperparameters, by name, besides its results."""
+
+    importances: Mapping[str, float]  # shares of the variance, from 0 to 1
+    logarithmic: Mapping[str, bool]  # whether a number is sampled on a logarithmic scale
+
+
+def parallel(selection: list[Summary], levels: Levels, logarithmic: Mapping[str, bool]) -> "Figure":
     """A line for each configuration through its values and its accuracy; the best is drawn last, and darkest."""
     import numpy as np
     from matplotlib.collections import LineCollection
@@ -23,9 +30,10 @@ def parallel(selection: list[Summary], levels: Levels) -> "Figure":
     figure, axes = open_figure(title + left_out(selection), 2.4 + 1.4 * len(levels), 4.5)
     axes.grid(visible=False)
     paths = np.zeros((len(known), len(levels) + 1, 2))  # [configuration, axis, x and y]
-    columns = [(values, [s.overrides.get(name) for s in known]) for name, values in levels.items()]
-    for x, (values, of) in enumerate([*columns, ([norm.vmin, norm.vmax], accuracies)]):
-        place, ticks = axis_of(values, scale_of(values) if x < len(levels) else "linear")
+    scales = {name: scale_of(values, logarithmic.get(name)) for name, values in levels.items()}
+    columns = [(values, [s.overrides.get(name) for s in known], scales[name]) for name, values in levels.items()]
+    for x, (values, of, scale) in enumerate([*columns, ([norm.vmin, norm.vmax], accuracies, "linear")]):
+        place, ticks = axis_of(values, scale)
         paths[:, x] = [(x, place(value)) for value in of]
         axes.axvline(x, color="0.3", linewidth=1)
         for tick in ticks:
@@ -35,7 +43,7 @@ def parallel(selection: list[Summary], levels: Levels) -> "Figure":
     widths = np.linspace(0.5, 1.8, len(paths))
     lines = LineCollection(list(paths), cmap="cividis_r", norm=norm, array=accuracies, linewidths=widths, zorder=3)
     axes.add_collection(lines)
-    names = [textwrap.fill(spoken(name, values), 16) for name, values in levels.items()]
+    names = [textwrap.fill(spoken(name, scale), 16) for name, scale in scales.items()]
     axes.set_xticks(range(len(names) + 1), [*names, "validation\naccuracy (%)"])
     axes.set(xlim=(-0.1, len(names) + 0.4), ylim=(-0.04, 1.04), yticks=[])
     axes.spines[:].set_visible(False)

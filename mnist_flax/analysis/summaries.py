@@ -59,12 +59,15 @@ def summarize(rows: list[Row]) -> list[Summary]:
 
 
 def spread(values: list[float]) -> tuple[float | None, float | None, float | None, float | None]:
-    """Return mean, standard deviation (n - 1) and the 95 % t interval of the mean; None if there are too few values."""
+    """Mean, standard deviation (n - 1) and the 95 % t interval of the mean of accuracies; None if there are too few.
+
+    The interval ends at 0 and at 1, where accuracies do.
+    """
     if len(values) < 2:
         return (values[0] if values else None), None, None, None
     mean, deviation = statistics.fmean(values), statistics.stdev(values)
     half = half_width(deviation / math.sqrt(len(values)), len(values) - 1)
-    return mean, deviation, mean - half, mean + half
+    return mean, deviation, max(mean - half, 0.0), min(mean + half, 1.0)
 
 
 def choose(rows: list[Row]) -> dict[str, dict[str, Any]]:

@@ -1,16 +1,16 @@
-"""Figures of a sweep, as PNG, from the rows of results.jsonl: `sweep_figures(directory, rows, searched=False)`.
+"""Figures of a sweep, as PNG, from the rows of results.jsonl: `sweep_figures(directory, rows)`.
 
 Members that diverged are left out of means, and counted in the figure. Nothing is shown by colour alone.
 """
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_flax.analysis.labels import ACCURACY, aligned, color_scale, described, left_out, scale_of, shown, spoken
-from mnist_flax.analysis.search_figures import importance, parallel
+from mnist_flax.analysis.search_figures import Search, importance, parallel
 from mnist_flax.analysis.summaries import Levels, Row, Summary, by_configuration, factors, spread, summarize
 from mnist_flax.figures.axes import COLORS, open_figure, save
 
@@ -24,28 +24,24 @@ _ALIGNED: dict[str, Any] = {"family": "monospace", "size": 7}
 _MOST = 40
 
 
-def sweep_figures(
-    directory: Path, rows: list[Row], searched: bool, importances: Mapping[str, float] | None = None
-) -> list[Path]:
+def sweep_figures(directory: Path, rows: list[Row], search: Search | None = None) -> list[Path]:
     """Write the figures that make sense for these rows, each by one rename, and return their paths.
 
-    `searched` says whether the overrides come from a search space, not from a grid; `importances` are the share of each
-    hyperparameter of a search, from 0 to 1.
+    `search` is None where the members are a grid.
     """
-    drawings = sweep_drawings(rows, searched, importances or {})
-    return [save(figure, directory / f"{name}.png") for name, figure in drawings.items()]
+    return [save(figure, directory / f"{name}.png") for name, figure in sweep_drawings(rows, search).items()]
 
 
-def sweep_drawings(rows: list[Row], searched: bool, importances: Mapping[str, float]) -> dict[str, "Figure"]:
+def sweep_drawings(rows: list[Row], search: Search | None = None) -> dict[str, "Figure"]:
     """Draw what `sweep_figures` writes, by name."""
     levels, summaries = factors(rows), summarize(rows)
     selection = [s for s in summaries if s.stage == "selection"]
     known, methods = [s for s in selection if s.n], {s.method for s in selection}
     mostly_full = 2 * len(selection) >= math.prod(map(len, levels.values()))
     drawn = {"curves": _curves(selection, levels, rows)}
-    if searched:
-        drawn["parallel"] = parallel(selection, levels) if levels and len(known) > 1 else None
-        drawn["importance"] = importance(importances) if importances else None
+    if search:
+        drawn["parallel"] = parallel(selection, levels, search.logarithmic) if levels and len(known) > 1 else None
+        drawn["importance"] = importance(search.importances) if search.importances else None
     elif known and len(methods) == len(levels) == 1:
         drawn["factor"] = _factor(selection, levels)
     elif known and len(methods) == 1 and len(levels) == 2 and mostly_full:
@@ -90,7 +86,8 @@ def _factor(selection: list[Summary], levels: Levels) -> "Figure":
     mean, low, high = _percent([s[5:9] for s in known])
     where = [f"{s.diverged} at {shown(s.overrides.get(name))}" for s in selection if s.diverged]
     title = f"Mean and 95 % interval{left_out(selection)}" + (f" ({', '.join(where)})" if where else "")
-    categories = scale_of(values) == "categories"
+    scale = scale_of(values)
+    categories = scale == "categories"
     figure, axes = open_figure(title, max(6.5, 1 + 0.9 * len(values) * categories), 4)
     if categories:
         x = [values.index(s.overrides.get(name)) for s in known]
@@ -101,8 +98,8 @@ def _factor(selection: list[Summary], levels: Levels) -> "Figure":
         x = [s.overrides[name] for s in known]
         axes.plot(x, mean, marker="o", color=COLORS[2])
         axes.fill_between(x, low, high, color=COLORS[2], alpha=0.2, linewidth=0)
-        axes.set_xscale(scale_of(values))
-    axes.set(xlabel=spoken(name, values), ylabel=ACCURACY)
+        axes.set_xscale(scale)
+    axes.set(xlabel=spoken(name, scale), ylabel=ACCURACY)
     return figure
 
 

@@ -8,7 +8,9 @@ Every later use maps that copy into memory, and imports TFDS only for splits tha
 """
 
 import contextlib
+import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,11 +77,13 @@ def open_dataset(name: str, data_dir: Path, manual_dir: Path | None = None, trac
                 if not prepare.is_prepared(name, data_dir):
                     prepare.prepare(name, data_dir, manual_dir, track)
         builder = find_prepared(name, data_dir)
-        directory = Path(builder.data_path) / "decoded"
-        if dataset := _read_decoded(directory):
+        prepared = Path(builder.data_path)
+        if dataset := _find_decoded(prepared):
             return dataset
-        with _lock(data_dir):
-            return _read_decoded(directory) or _dataset(directory, decode(name, builder, directory, track))
+        beside, elsewhere = _decoded_dirs(prepared)
+        directory = beside if os.access(prepared, os.W_OK) else elsewhere
+        with _lock(data_dir if directory == beside else directory.parent):
+            return _find_decoded(prepared) or _dataset(directory, decode(name, builder, directory, track))
     except (OSError, RuntimeError) as error:
         raise wrong("data_dir", data_dir, f"cannot be used ({first_line(error)})", "give another --data-dir") from error
 
@@ -99,9 +103,19 @@ def dataset_info(dataset: Dataset, train_split: str, eval_split: str, data_dir: 
 def find_decoded(name: str, data_dir: Path) -> Dataset | None:
     """The decoded copy of a dataset, or None if it is missing or damaged; writes nothing."""
     if name in prepare.IDX_DATASETS:
-        return _read_decoded(prepare.prepared_dir(name, data_dir) / "decoded")
+        return _find_decoded(prepare.prepared_dir(name, data_dir))
     with contextlib.suppress(InputError, OSError):
-        return _read_decoded(Path(find_prepared(name, data_dir).data_path) / "decoded")
+        return _find_decoded(Path(find_prepared(name, data_dir).data_path))
+
+
+def _decoded_dirs(prepared: Path) -> tuple[Path, Path]:
+    """Where the decoded copy of a prepared dataset may be: next to it or, if that may not be written, in the cache."""
+    key = hashlib.sha256(str(prepared).encode()).hexdigest()[:16]
+    return prepared / "decoded", cache_dir() / "decoded" / key
+
+
+def _find_decoded(prepared: Path) -> Dataset | None:
+    return next(filter(None, map(_read_decoded, _decoded_dirs(prepared))), None)
 
 
 def _lock(data_dir: Path) -> contextlib.AbstractContextManager[Any]:
@@ -115,7 +129,7 @@ def _read_decoded(directory: Path) -> Dataset | None:
         dataset = _dataset(directory, json.loads((directory / "spec.json").read_text()))
         # 55 MB at 1.5 GB/s: cheap, and a flipped bit in the data must not go unnoticed.
         sound = all(files.sha256(directory / file) == expected for file, expected in dataset.sha256.items())
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
     return dataset if sound else None
 

@@ -34,7 +34,8 @@ def read(source: Path | bytes) -> np.ndarray:
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower
-            if (frames := getattr(picture, "n_frames", 1)) > 1:
+            frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)  # phones add a preview
+            if frames > 1:
                 raise InputError(f"{name} is animated ({frames} frames); give a picture of one digit")
             if picture.width * picture.height > _MOST_PIXELS:
                 size = f"{picture.width} x {picture.height}"

@@ -46,8 +46,15 @@ def check(name: str, *splits: str) -> None:
             ranges(split, prepare.IDX_EXAMPLES)
 
 
+def check_disjoint(train_split: str, eval_split: str, examples: dict[str, int]) -> None:
+    """Raise `InputError` if a network would be evaluated on examples that it is trained on."""
+    if overlap(train_split, eval_split, examples):
+        text = f"eval_split={eval_split!r} shares examples with train_split={train_split!r}"
+        raise InputError(f"{text}; split one off the other, such as train[:50000] and train[50000:]")
+
+
 def overlap(a: str, b: str, examples: dict[str, int]) -> bool:
-    """Whether two splits share an example."""
+    """Whether two splits share an example; `examples` maps each split of the dataset to its number of examples."""
     return any(
         name == other and start < end and begin < stop
         for name, start, stop in ranges(a, examples)

@@ -21,7 +21,7 @@ from mnist_flax import inference
 from mnist_flax.config import to_json
 from mnist_flax.errors import InputError, RunError, wrong
 from mnist_flax.process import cli, files
-from mnist_flax.process.cli import Stopped, StopSignals
+from mnist_flax.process.signals import Stopped, StopSignals
 from mnist_flax.process.terminal import say
 from mnist_flax.workdir import run_info
 from mnist_flax.workdir.run_info import RunInfo, commit, versions
@@ -43,8 +43,8 @@ class Args:
 
     The file is written under another name, opened again by its own runtime and run on 1,000 examples of the run's
     evaluation split; only when every logit is the run's to 1e-4 does it take its name, and replace what had it. Step,
-    accuracy, commit, config, data and versions are inside: in the entry mnist_flax.json of a .keras file, the data set
-    mnist_flax of a .h5 file, the metadata of ONNX, the last line of a .stablehlo file, and on the page.
+    accuracy, config, data, versions and the commit that trained it are inside: in the entry mnist_flax.json of a .keras
+    file, the data set mnist_flax of a .h5 file, the metadata of ONNX, the last line of a .stablehlo file, on the page.
     """
 
     workdir: Path
@@ -113,10 +113,11 @@ def metadata(run: RunInfo, step: int, logits: np.ndarray, labels: np.ndarray) ->
         "split": run.config.eval_split,
         "image_shape": run.data["image_shape"],
         "class_names": run.data["class_names"],
-        "commit": commit(),
+        "commit": run.commit,
         "config": to_json(run.config),
         "versions": versions() | {package: importlib.metadata.version(package) for package in writers},
         "trained_under": run.versions,
+        "exported_at": commit(),
     }
 
 

@@ -41,13 +41,17 @@ def evaluation_figures(
 ) -> None:
     """Write confusion.png, mistakes.png, reliability.png and weights.png into a directory, created if it is missing.
 
+    Without any mistake there is no mistakes.png, and an older one is removed.
     Images are uint8 [N, H, W, C], labels int [N], logits float [N, classes]; `first_layer` is float [units, H, W, C],
     the incoming weights of the first layer's units.
     """
     directory.mkdir(exist_ok=True)
     matrix = np.asarray(evaluation_report(logits, labels)["confusion_matrix"])
     save(confusion(matrix, names), directory / "confusion.png")
-    save(mistakes(images, labels, logits, names), directory / "mistakes.png")
+    if (picture := mistakes(images, labels, logits, names)) is None:
+        (directory / "mistakes.png").unlink(missing_ok=True)
+    else:
+        save(picture, directory / "mistakes.png")
     save(reliability(logits, labels), directory / "reliability.png")
     save(weights(first_layer), directory / "weights.png")
 

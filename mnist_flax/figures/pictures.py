@@ -17,10 +17,11 @@ def digits(images: np.ndarray, labels: np.ndarray, names: list[str]) -> "Image":
     return gallery("The first training images", images[:9], [names[label] for label in labels[:9]], 3)
 
 
-def mistakes(images: np.ndarray, labels: np.ndarray, logits: np.ndarray, names: list[str]) -> "Image":
-    """The 25 images that are most confidently wrong, with prediction, its probability, and truth."""
+def mistakes(images: np.ndarray, labels: np.ndarray, logits: np.ndarray, names: list[str]) -> "Image | None":
+    """The 25 images that are most confidently wrong, with prediction, its probability, and truth; None without any."""
     predicted, confidence = logits.argmax(axis=1), softmax(logits).max(axis=1)
-    wrong = np.flatnonzero(predicted != labels)
+    if not len(wrong := np.flatnonzero(predicted != labels)):
+        return None
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:25]
     title = f"Most confidently wrong: {len(worst)} of {len(wrong)} mistakes among {len(labels):,}"
     said = [f"{names[predicted[i]]} ({confidence[i]:.1%})\ntruth: {names[labels[i]]}" for i in worst]

@@ -4,14 +4,15 @@
         writer.send(RunStarted(...))  # then StepScalars, EpochDone, RunFinished
 
 `writer_process` reads them from a pipe. If training is killed, what was sent is still written. Messages hold no JAX
-arrays, so that the writer process does not import JAX.
+arrays, so that the writer process does not import JAX. Training never waits long for that process: if it does not
+answer for `_PATIENCE` seconds, it is ended, with a warning, and training goes on.
 """
 
 import contextlib
 import pickle
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 
 from mnist_flax.config import Config
 from mnist_flax.data.datasets import Dataset
+from mnist_flax.process.terminal import warn
 
 Node = tuple[str, str, list[str]]
 """An operation of a network: its name (a slash opens a group), its kind, the names of its inputs."""
@@ -52,7 +54,7 @@ class EpochDone:
     lines: list[dict[str, Any]]  # of `metrics.jsonl`: train and eval
     params: Any  # numpy arrays that nobody changes
     first_layer: np.ndarray  # float32 [units, H, W, C], the incoming weights of the first layer's units
-    logits: np.ndarray | None  # float32 [K, B, C] of the evaluation split, padded at the end; None if not all are here
+    logits: np.ndarray | None  # float32 [N, C] of the evaluation split; None if not all are here
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class RunFinished:
 Message = RunStarted | StepScalars | EpochDone | RunFinished
 
 
+_PATIENCE = 60.0  # seconds
+
+
 class AsyncWriter:
     """Starts the writer process and sends it messages. If that process fails, training goes on."""
 
@@ -70,9 +75,12 @@ class AsyncWriter:
         """Start the writer process early, as its imports take time; or none, if there is nothing to write."""
         flags = {"--figures": figures, "--tensorboard": tensorboard, "--traceback": "--traceback" in sys.argv}
         line = [sys.executable, "-m", "mnist_flax.monitor.writer_process", *(flag for flag in flags if flags[flag])]
-        self._process = subprocess.Popen(line, stdin=subprocess.PIPE) if figures or tensorboard else None
+        self._process: subprocess.Popen[bytes] | None = None
+        if figures or tensorboard:  # in a session of its own: a signal from the terminal is for the training alone
+            self._process = subprocess.Popen(line, stdin=subprocess.PIPE, start_new_session=True)
         self._sender = ThreadPoolExecutor(1)  # a full pipe must not stop the training
         self._started = False
+        self._last = 0  # finished updates of the latest scalars in the pipe
 
     def __enter__(self) -> "AsyncWriter":
         return self
@@ -84,16 +92,24 @@ class AsyncWriter:
         """Wait until everything is written. A second call does nothing."""
         if not self._started:
             self.cancel()
-        self._sender.shutdown()
         if self._process:
-            self._process.communicate()  # closes the pipe, and waits for the process to end
+            self.flush()
+        if self._process:
+            try:
+                self._process.communicate(timeout=_PATIENCE)  # closes the pipe, and waits for the process to end
+            except subprocess.TimeoutExpired:
+                self._give_up()
+        self._process = None
+        self._sender.shutdown()
 
     def cancel(self) -> None:
         """Kill the writer process; nothing is written from now on."""
-        if self._process:
-            self._process.kill()
-            self._process.communicate()
-        self._process = None
+        process, self._process = self._process, None
+        if process:
+            process.kill()  # also if it is stopped
+            process.wait()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()  # type: ignore[union-attr]
 
     def send(self, message: Message) -> None:
         """Send a message, without waiting until it is in the pipe."""
@@ -102,10 +118,20 @@ class AsyncWriter:
 
     def flush(self) -> None:
         """Return when every message is in the pipe: it arrives even if this process is then killed."""
-        self._sender.submit(lambda: None).result()
+        sent: Future[None] = self._sender.submit(lambda: None)
+        try:
+            sent.result(_PATIENCE)
+        except TimeoutError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        done = f" after step {self._last}" if self._last else ""
+        warn(f"the process that writes figures and tensorboard does not answer{done}: they end here; training goes on")
+        self.cancel()
 
     def _send(self, message: Message) -> None:
-        if self._process and self._process.stdin:
+        if (process := self._process) and process.stdin:
             with contextlib.suppress(BrokenPipeError):  # the writer process has ended, and printed why
-                pickle.dump(message, self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
-                self._process.stdin.flush()
+                pickle.dump(message, process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+                process.stdin.flush()
+                self._last = message.last if isinstance(message, StepScalars) else self._last

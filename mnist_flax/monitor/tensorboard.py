@@ -6,6 +6,7 @@ TensorBoard draws the runs `train` and `eval` in one chart; settings, graph, par
 import importlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +18,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from mnist_flax.config import Config, to_json
 from mnist_flax.figures.pictures import largest_units, mosaic
 from mnist_flax.monitor.async_writer import Node
-from mnist_flax.process.files import replacing
+from mnist_flax.process.files import remove, replacing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -110,10 +111,14 @@ class TensorBoardWriter:
 def write_members(directory: Path, rows: list[dict[str, Any]]) -> None:
     """Write event files of a sweep's finished members, from the rows of results.jsonl, for TensorBoard to compare.
 
-    Each member has its own directory; those that exist are left alone.
+    Each member has its own directory; those that exist are left alone. Others of ours are removed: of members that are
+    not among the rows any more, half written ones, and those of older versions, whose numbers could change their owner.
     """
-    for row in rows:
-        target = directory / f"{row['stage']}-{row['member']:04d}"
+    targets = {directory / f"{row['stage']}-trial-{row['trial']:04d}": row for row in rows}
+    for entry in directory.glob("*"):
+        if entry not in targets and re.fullmatch(r"\W?(saving-)?(selection|final)-(trial-)?\d+(\.tmp)?", entry.name):
+            remove(entry)
+    for target, row in targets.items():
         if target.exists():
             continue
         method = {"method": row["method"]} if row["method"] else {}

@@ -7,7 +7,6 @@ It ends when the pipe does, however training ended. If it cannot write, it ends 
 
 import os
 import pickle
-import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from mnist_flax.figures.axes import save
 from mnist_flax.figures.charts import curves
 from mnist_flax.monitor.async_writer import EpochDone, Message, RunFinished, RunStarted, StepScalars
 from mnist_flax.monitor.tensorboard import TensorBoardWriter
+from mnist_flax.process import signals
 from mnist_flax.process.terminal import warn
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ _DRAW_SECONDS = 10.0  # between two drawings
 
 def main() -> None:
     """Handle messages until the pipe ends."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)  # training handles them, and then ends the pipe
+    signals.ignore()  # training handles them, and then ends the pipe
     if "--traceback" not in sys.argv:
         sys.excepthook = _failed
     os.nice(19)  # training comes first
@@ -99,8 +98,8 @@ class WriterProcess:
             self._tensorboard.first_layer(epoch.first_layer, step)
             if epoch.logits is not None:
                 images, labels = self._started.dataset.read(config.eval_split)
-                logits = epoch.logits.reshape(-1, len(self._names))[: len(labels)]
-                self._tensorboard.picture("mistakes", pictures.mistakes(images, labels, logits, self._names), step)
+                if mistakes := pictures.mistakes(images, labels, epoch.logits, self._names):
+                    self._tensorboard.picture("mistakes", mistakes, step)
 
     def _save(self, name: str, figure: "Figure | Image") -> None:
         (self._started.path / "figures").mkdir(exist_ok=True)

@@ -3,69 +3,26 @@
     if __name__ == "__main__":
         main(Args, run)
 
-Exit codes: 0 done; 1 the run failed; 2 the input is wrong; 130 and 143 stopped by SIGINT and SIGTERM after saving.
+Exit codes: 0 done; 1 the run failed; 2 the input is wrong; 128 + n stopped by signal n, after saving: 129 SIGHUP,
+130 SIGINT, 143 SIGTERM.
 """
 
 import contextlib
 import gc
 import io
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 import tyro
 
 from mnist_flax.errors import InputError, RunError
+from mnist_flax.process import signals
+from mnist_flax.process.signals import Stopped, StopSignals
 
 Args = TypeVar("Args")
-
-
-class Stopped(Exception):
-    """The command stopped because of a signal; the message says what was saved."""
-
-    def __init__(self, signum: int, message: str) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}: {message}")
-        self.exit_code = 128 + signum
-
-
-class StopSignals:
-    """Handlers of SIGINT and SIGTERM: they end the process, but inside `deferred()` only the second signal does."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._deferring = False
-        # Python runs handlers in the main thread only, which may be in a compiled call for minutes. So another thread
-        # waits for the second signal: Python writes each signal's number into the pipe at once.
-        read, write = os.pipe()
-        os.set_blocking(write, False)
-        signal.set_wakeup_fd(write)
-        threading.Thread(target=self._watch, args=(read,), daemon=True).start()
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, self._handle)
-
-    @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Let the block go on until it can save; it looks at `received`, the first signal's number or None."""
-        self._deferring = True
-        try:
-            yield
-        finally:
-            self._deferring = False
-
-    def _watch(self, read: int) -> None:
-        os.read(read, 1)
-        os._exit(128 + os.read(read, 1)[0])
-
-    def _handle(self, signum: int, frame: object) -> None:
-        self.received = signum
-        if not self._deferring:
-            name = signal.Signals(signum).name
-            print(f"stopped by {name} when there was nothing to save", file=sys.stderr, flush=True)
-            os._exit(128 + signum)  # an exception could get lost in an import or a compilation
 
 
 def main(args_type: type[Args], run: Callable[[Args, StopSignals], None]) -> NoReturn:
@@ -75,9 +32,12 @@ def main(args_type: type[Args], run: Callable[[Args, StopSignals], None]) -> NoR
     gc.set_threshold(100_000)
     if "--traceback" not in sys.argv:
         sys.excepthook = _unexpected
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a class may have a name that the terminal cannot show
     try:
-        signals = StopSignals()
-        run(_parse(args_type), signals)
+        stop_signals = StopSignals()
+        run(_parse(args_type), stop_signals)
     except InputError as error:
         _fail(error, 2)
     except (RunError, OSError) as error:
@@ -85,8 +45,7 @@ def main(args_type: type[Args], run: Callable[[Args, StopSignals], None]) -> NoR
     except Stopped as stop:
         print(stop, file=sys.stderr)
         _leave(stop.exit_code)
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)  # the command has finished
+    signals.ignore()  # the command has finished
     _leave(0)
 
 
@@ -100,6 +59,8 @@ def _command() -> str | None:
 
 def _parse(args_type: type[Args]) -> Args:
     """Parse the command line with tyro, and turn its framed error message into one line."""
+    if os.environ.get("NO_COLOR"):  # https://no-color.org
+        tyro._experimental_options["ansi_codes"] = False
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
@@ -135,5 +96,5 @@ def _leave(code: int) -> NoReturn:
     if _command():  # not called from another program
         with contextlib.suppress(BrokenPipeError):  # the reader of our output may have ended
             sys.stdout.flush()
-        os._exit(code)  # at once: threads of JAX and orbax can wait minutes for what is gone
+        signals.leave(code)
     sys.exit(code)

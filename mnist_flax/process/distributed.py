@@ -1,12 +1,14 @@
 """Let several processes, on one host or many, train one network together."""
 
 import ctypes
+import json
 import os
 import signal
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from mnist_flax.errors import InputError, RunError, first_line
@@ -34,6 +36,8 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     except RuntimeError as error:
         text = f"the other processes did not come together at coordinator={coordinator!r} ({first_line(error)})"
         raise RunError(text) from None
+    if jax.process_count() == 1:  # JAX has taken over SIGTERM, to make several processes agree
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     # JAX aborts a process whose coordinator dies, without a line that helps.
     ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
 
@@ -55,6 +59,22 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
+def check_same(facts: dict[str, Any]) -> None:
+    """Raise `InputError` in every process unless `facts`, JSON values by name, are the same in all of them."""
+    if jax.process_count() == 1:
+        return
+    text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    longest = int(np.max(multihost_utils.process_allgather(np.array(len(text)))))
+    padded = np.pad(text, (0, longest - len(text)), constant_values=ord(" "))
+    first, *others = (json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded))
+    for process, theirs in enumerate(others, start=1):
+        for name in [*first, *(theirs.keys() - first.keys())]:
+            mine, its = first.get(name), theirs.get(name)
+            if mine != its:
+                problem = f"is {mine!r} in process 0, but {its!r} in process {process}"
+                raise InputError(f"{name} {problem}; start every process in the same way")
+
+
 def stop_signal(call: int, received: int | None) -> int | None:
     """The signal that asks to stop after this call, or None; the same in all processes.
 
@@ -63,7 +83,7 @@ def stop_signal(call: int, received: int | None) -> int | None:
     """
     if jax.process_count() == 1:
         return received
-    if received == signal.SIGINT:
+    if received not in (None, signal.SIGTERM):
         signal.raise_signal(signal.SIGTERM)
     return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(call) else None
 

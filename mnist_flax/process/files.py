@@ -9,11 +9,14 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+_TEMPORARY: set[Path] = set()
 SCRATCH = ".saving-"  # a prefix, since some libraries choose the file format by the suffix
 
 
@@ -32,22 +35,62 @@ def replacing(path: Path) -> Iterator[Path]:
     remove(scratch)  # left by a process that was killed
     try:
         yield scratch
+        sync(scratch)
         if scratch.is_dir():
             remove(path)  # a directory cannot be renamed onto another
-        else:
-            with open(scratch, "rb") as file:
-                os.fsync(file.fileno())
         scratch.replace(path)
+        sync(path.parent, inside=False)
     finally:
         remove(scratch)
 
 
+@contextlib.contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """A directory that is removed at the end of the block, or when a signal ends the process (`signals.leave`)."""
+    path = Path(tempfile.mkdtemp(prefix="mnist_flax-"))
+    _TEMPORARY.add(path)
+    try:
+        yield path
+    finally:
+        remove(path)
+        _TEMPORARY.discard(path)
+
+
+def remove_temporary() -> None:
+    """Remove the temporary directories that are still there."""
+    for path in [*_TEMPORARY]:
+        remove(path)
+
+
+def find_link(directory: Path, names: Iterable[str]) -> Path | None:
+    """The first of these entries of a directory that is a symbolic link: what is written there would land elsewhere.
+
+    The last part of a name may be a pattern, such as `checkpoints/*`.
+    """
+    for name in names:
+        for path in [directory / name] if "*" not in name else sorted(directory.glob(name)):
+            if path.is_symlink():
+                return path
+    return None
+
+
 def remove(path: Path) -> None:
-    """Remove a file or a directory, if it is there."""
+    """Remove a file or a directory, if it is there; of a symbolic link, the link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def sync(path: Path, *, inside: bool = True) -> None:
+    """Return when a file, or a directory and all that is `inside` it, is on the disk."""
+    for entry in path.iterdir() if inside and path.is_dir() else ():
+        sync(entry)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -57,8 +100,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Append one JSON object as a line, and return when it is on the disk."""
-    with open(path, "a") as file:
+    """Append one JSON object as a line, and return when it is on the disk. A symbolic link is not followed."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    with os.fdopen(descriptor, "a") as file:
         file.write(_encode(line))
         file.flush()
         os.fsync(file.fileno())
@@ -91,6 +135,17 @@ def is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except BlockingIOError:
+        return True
+    return False
+
+
+def allow_open(number: int) -> bool:
+    """Let this process hold so many files open at once; returns whether the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= number or soft == resource.RLIM_INFINITY:
+        return True
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
         return True
     return False
 

@@ -10,12 +10,15 @@ Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
 def say(text: str = "") -> None:
-    """Print a line at once, also into a pipe."""
-    print(text, flush=True)
+    """Print a line at once, also into a pipe. If nobody reads that pipe any more, training goes on in silence."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        mute()
 
 
 def mute() -> None:
-    """Print nothing more on stdout, since another process prints for all; warnings and errors still appear."""
+    """Print nothing more on stdout; warnings and errors still appear."""
     sys.stdout = open(os.devnull, "w")
 
 

@@ -6,28 +6,24 @@ python -m mnist_flax.sweep experiments/regularization.py --workdir sweeps/regula
 import hashlib
 import json
 import re
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
-from mnist_flax.analysis import labels, tables
-from mnist_flax.analysis.summaries import Summary, choose, summarize
 from mnist_flax.config import Config, to_json
 from mnist_flax.data import datasets, splits
-from mnist_flax.errors import InputError, RunError
-from mnist_flax.process import cli
-from mnist_flax.process.cli import Stopped, StopSignals
+from mnist_flax.errors import InputError, wrong
+from mnist_flax.process import cli, files
+from mnist_flax.process.signals import StopSignals
 from mnist_flax.process.terminal import say, track
-from mnist_flax.sweep import directory, experiment_file, stages
+from mnist_flax.sweep import directory, experiment_file, results, stages, supervisor
 from mnist_flax.sweep.experiment import Experiment, to_plain
 from mnist_flax.sweep.progress import SweepProgress
 from mnist_flax.workdir.run_info import commit
+
+_OTHER_FILES = 256  # that a worker may need besides
 
 
 @dataclass(frozen=True)
@@ -47,6 +43,8 @@ class Args:
     """Worker processes on this host; they share the CPU's cores."""
     worker: bool = False
     """Be one of the --workers, instead of starting them."""
+    supervisor: Annotated[int | None, tyro.conf.Suppress] = None
+    """The read end of a pipe that ends when the process that started this worker does."""
     storage: str | None = None
     """Database (SQLAlchemy URL) for the trials, for hosts that share no file system. Each host keeps the checkpoints of
     the members that it trains. In one database the same experiment is one sweep, whatever the workdir. Default: a
@@ -98,11 +96,11 @@ def run(args: Args, signals: StopSignals) -> None:
         if sweep.current().left() == 0:
             say(f"{path} is finished: nothing to do.")
         elif args.workers > 1 and not args.worker:
-            _supervise(args, sweep, signals)
+            supervisor.train(sweep, args.workers, signals)
         else:
             _work(args, sweep, dataset, data_dir, signals)
         if not args.worker:
-            _conclude(args, sweep)
+            results.finish(sweep, figures=args.figures, tensorboard=args.tensorboard)
 
 
 def _work(args: Args, sweep: stages.Sweep, dataset: datasets.Dataset, data_dir: Path, signals: StopSignals) -> None:
@@ -113,6 +111,8 @@ def _work(args: Args, sweep: stages.Sweep, dataset: datasets.Dataset, data_dir: 
     from mnist_flax.sweep import members
     from mnist_flax.sweep.worker import Worker
 
+    if args.supervisor is not None:
+        supervisor.stop_with_it(args.supervisor)
     commit()  # read it now, once: the repository may have another commit when a population ends
     if args.compilation_cache:
         placement.use_compilation_cache(datasets.cache_dir() / "xla")
@@ -126,78 +126,9 @@ def _work(args: Args, sweep: stages.Sweep, dataset: datasets.Dataset, data_dir: 
             stage = next_stage()
             parts = 8 if sweep.experiment.search and stage.name == "selection" else args.workers
             size = args.population or min(16 * jax.device_count(), -(-len(stage.members) // parts))
-            Worker(stage, dataset, data_dir, fits, progress, signals).work(size, lambda: _write_results(sweep))
-
-
-def _supervise(args: Args, sweep: stages.Sweep, signals: StopSignals) -> None:
-    """Start the workers and wait for them; they share the trial queue and nothing else."""
-    logs = [sweep.path / f"worker-{number}.log" for number in range(1, args.workers + 1)]
-    line = [sys.executable, "-m", "mnist_flax.sweep", *sys.argv[1:], "--worker"]
-    workers: list[subprocess.Popen[bytes]] = []
-    with signals.deferred(), SweepProgress() as progress:
-        try:
-            for log in logs:
-                with log.open("a") as file:
-                    workers.append(subprocess.Popen(line, stdout=file, stderr=file, start_new_session=True))
-            progress.say(f"{args.workers} workers; their output is in {sweep.path}/worker-*.log")
-            while None in [worker.poll() for worker in workers]:  # poll all: a worker not polled stays a zombie
-                if signals.received:
-                    raise Stopped(signals.received, f"what was running is saved in {sweep.path}")
-                progress.watch(sweep.current())
-                time.sleep(1)
-        finally:
-            for worker in workers:
-                worker.send_signal(signals.received or signal.SIGTERM)
-            codes = [worker.wait() for worker in workers]
-    if left := sweep.current().left():
-        raise RunError(f"{left} members are left (the workers ended with {codes}); see {logs[0]}, and run again")
-
-
-def _conclude(args: Args, sweep: stages.Sweep) -> None:
-    """Write all results and print the main one."""
-    rows, searched = _write_results(sweep), sweep.experiment.search is not None
-    drawn = sweep.path / "figures" / ".drawn"  # the hash of the results in the figures
-    key = hashlib.sha256((sweep.path / "results.jsonl").read_bytes()).hexdigest()
-    if args.figures and not (drawn.exists() and drawn.read_text() == key):
-        from mnist_flax.analysis.sweep_figures import sweep_figures
-
-        importances = sweep.selection_queue.importances() if searched else {}
-        with directory.locked(sweep.path):
-            drawn.parent.mkdir(exist_ok=True)
-            sweep_figures(drawn.parent, rows, searched, importances)
-            drawn.write_text(key)
-    events = sweep.path / "tensorboard"
-    if args.tensorboard and len(rows) > len(list(events.glob("*"))):
-        from mnist_flax.monitor.tensorboard import write_members
-
-        with directory.locked(sweep.path):
-            write_members(events, rows)
-    _print_result(rows)
-    more = ", figures/" * args.figures + ", tensorboard/" * args.tensorboard
-    say(f"results in {sweep.path}: summary.md, summary.csv, results.jsonl{more}")
-
-
-def _print_result(rows: list[dict[str, Any]]) -> None:
-    """Print each chosen configuration with its validation and its test accuracy."""
-    chosen = choose(rows)
-    for method, overrides in chosen.items():
-        scores = [_score(s) for s in summarize(rows) if (s.method, s.overrides) == (method, overrides)]
-        say(f"{method + ': ' if method else ''}chosen {labels.described(overrides, overrides)}: {', '.join(scores)}")
-    if not chosen:
-        say("nothing could be chosen: in every configuration a member diverged")
-
-
-def _score(s: Summary) -> str:
-    text = "validation " if s.stage == "selection" else "test "
-    text += "" if s.mean is None else f"{100 * s.mean:.3f} % (n={s.n})"
-    return text + (f" ({s.diverged} diverged)" if s.diverged else "")
-
-
-def _write_results(sweep: stages.Sweep) -> list[dict[str, Any]]:
-    """Write the results so far, one process at a time."""
-    with directory.locked(sweep.path):
-        tables.write_tables(sweep.path, rows := sweep.rows())
-    return rows
+            if not files.allow_open(size + _OTHER_FILES):  # each running member holds its lock
+                raise wrong("population", size, "needs more open files than the system allows", "give a smaller one")
+            Worker(stage, dataset, data_dir, fits, progress, signals).work(size, lambda: results.write(sweep))
 
 
 def _identity(experiment: Experiment, database: str | None) -> dict[str, Any]:

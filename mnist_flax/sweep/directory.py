@@ -10,12 +10,16 @@ from mnist_flax.errors import wrong
 from mnist_flax.process import files
 
 _SWEEP, _LOCK, _ANOTHER = "sweep.json", ".sweep.lock", "give another --workdir"
+_WRITTEN = (_SWEEP, _LOCK, "optuna.journal", "worker-*.log", "members", "final", "figures", "tensorboard")
+_WRITTEN += ("members/*", "final/*", "tensorboard/*")
 
 
 def check(directory: Path, identity: dict[str, Any]) -> None:
     """Raise `InputError` unless a directory is new, empty, or that of a sweep with this `identity` (JSON values)."""
     if directory.exists() and not directory.is_dir():
         raise wrong("workdir", directory, "is not a directory", _ANOTHER)
+    if link := files.find_link(directory, _WRITTEN):
+        raise wrong("workdir", directory, f"has a symbolic link, {link.name}", "put what it points to in its place")
     ours = {_LOCK, files.scratch_of(directory / _SWEEP).name, f".{_SWEEP}.tmp"}
     if not directory.exists() or not {entry.name for entry in directory.iterdir()} - ours:
         return

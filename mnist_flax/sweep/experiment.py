@@ -110,21 +110,20 @@ class Experiment:
 
         `examples` maps each split of the dataset to its number of examples.
         """
-        remedy = "such as train_split='train[:50000]', eval_split='train[50000:]'"
         for config in self.configs():
-            if splits.overlap(config.train_split, config.eval_split, examples):
-                text = f"eval_split={config.eval_split!r} shares examples with train_split={config.train_split!r}"
-                raise InputError(f"{self.path}: {text}; split one off the other, {remedy}")
+            with located(self.path):
+                splits.check_disjoint(config.train_split, config.eval_split, examples)
         if not self.final_seeds:
             return
         test = self.final_config({}).eval_split
         for split in sorted({self.config(each).train_split for each in self.grid or ({},)} | {self.base.eval_split}):
             if splits.overlap(split, test, examples):
                 text = f"split={split!r} of the selection shares examples with the test's, {test!r}"
-                raise InputError(f"{self.path}: {text}; select on a validation split, {remedy}")
+                remedy = "select on a validation split, such as train_split='train[:50000]', eval_split='train[50000:]'"
+                raise InputError(f"{self.path}: {text}; {remedy}")
 
     def fresh_seeds(self, used: Collection[int]) -> list[int]:
-        """The seeds of the final stage: none of them is among those `used` before."""
+        """The seeds of the final stage: none of them is among those `used` in the selection."""
         unused = (seed for seed in itertools.count(_FIRST_FINAL_SEED) if seed not in used)
         return list(itertools.islice(unused, self.final_seeds))
 

@@ -19,6 +19,7 @@ overrides for that test (default: train on all of train, evaluate on test); `met
 members: the best configuration of each label is chosen.
 """
 
+import difflib
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,8 @@ from typing import Any
 from mnist_flax.config import Config, flatten
 from mnist_flax.errors import InputError, wrong
 from mnist_flax.sweep.experiment import Experiment, Overrides, located, override, overrides_key, sample, to_plain
+
+_NAMES = ("BASE", "TRIALS", "FINAL", "FINAL_SEEDS", "sweep", "search", "method")  # what is read from a file
 
 
 def load(path: Path, trials: int | None = None) -> Experiment:
@@ -41,6 +44,7 @@ def load(path: Path, trials: int | None = None) -> Experiment:
         raise wrong("experiment", path, f"cannot be read ({reason})", "give an experiment file") from None
     with located(path):
         names = runpy.run_path(str(path))
+    _check_names(path, names)
     base = names.get("BASE")
     if not isinstance(base, Config):
         raise InputError(f"{path} must define BASE = Config(...), not {base!r:.40}")
@@ -67,6 +71,16 @@ def load(path: Path, trials: int | None = None) -> Experiment:
     if experiment.search:
         _try_search(experiment)
     return experiment
+
+
+def _check_names(path: Path, names: dict[str, Any]) -> None:
+    """Raise `InputError` for a name that looks like a misspelt one of ours, which would be ignored."""
+    for name, value in names.items():
+        if name in _NAMES or not (name.isupper() or callable(value)):
+            continue
+        ours = [known for known in _NAMES if known.isupper() == name.isupper()]
+        if near := difflib.get_close_matches(name, ours, 1, cutoff=0.85):
+            raise InputError(f"{path}: no sweep reads {name}; did you mean {near[0]}? If not, give it another name")
 
 
 def _grid(path: Path, base: Config, sweep: Callable[[], Any]) -> tuple[Overrides, ...]:

@@ -104,18 +104,17 @@ def save(chosen: list[Member], members: list[Member], event: loop.Event) -> None
 
 
 def _update(members: list[Member], event: loop.Event) -> None:
-    """Add an event to each member's history, each with its share of the time."""
-    finite = np.all([np.isfinite(leaf) for leaf in event.metrics], axis=0)  # [P, K]
-    scored = np.all([np.isfinite(leaf) for leaf in event.evaluation], axis=(0, 2)) if event.evaluation else None  # [P]
+    """Add an event to each member's history, each with its share of the time, until the member diverges."""
+    seconds, more = event.seconds / len(members), event.evaluation_seconds / len(members)
+    arrays = jax.device_get((event.metrics, event.evaluation, event.state))
     for index, member in enumerate(members):
         if member.diverged_at is not None:
             continue
-        if not finite[index].all():
-            member.diverged_at = event.step - finite.shape[1] + int(finite[index].argmin()) + 1
-        elif scored is not None and not scored[index]:
-            member.diverged_at = event.step
+        metrics, evaluation, state = jax.tree.map(lambda leaf, i=index: leaf[i], arrays)
+        alone = event._replace(
+            metrics=metrics, evaluation=evaluation, state=state, seconds=seconds, evaluation_seconds=more
+        )
+        if bad := loop.not_finite(alone):
+            member.diverged_at = bad.step
         else:
-            metrics, evaluation = jax.tree.map(lambda leaf, i=index: leaf[i], (event.metrics, event.evaluation))
-            seconds, more = event.seconds / len(members), event.evaluation_seconds / len(members)
-            alone = event._replace(metrics=metrics, evaluation=evaluation, seconds=seconds, evaluation_seconds=more)
             update_history(member.history, alone, member.run.config, member.program)

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 class SweepProgress:
-    """Where a stage stands: members done, running, epoch, best, median, time left."""
+    """Where a stage stands: members done and running, the best of both, time left."""
 
     def __init__(self) -> None:
         self._live = None
         self._stage, self._done, self._total = "", 0, 0
+        self._best = 0.0  # accuracy among the members that are done
         self._epochs, self._seconds = 0.0, 0.0  # that members have taken in this process
         self._said: object = None  # by the last call, so that nothing is printed twice
         self._first: tuple[int, float] = 0, 0.0  # members done, and when, at the first `watch` of a stage
@@ -38,7 +39,7 @@ class SweepProgress:
 
     def begin(self, stage: "Stage") -> None:
         """Show that a population of a stage is about to start."""
-        self._stage, self._done, self._total = stage.name, len(stage.finished()), len(stage.members)
+        self._count(stage)
         if self._live:
             self._live.update(f"{self._stage}: {self._done} of {self._total} members done; compiling")
 
@@ -64,10 +65,11 @@ class SweepProgress:
 
     def watch(self, stage: "Stage") -> None:
         """Show where a stage stands that other processes train."""
-        done, running = len(stage.finished()), [trial.intermediate_values for trial in stage.queue.running()]
-        if stage.name != self._stage:
+        before, running = self._stage, [trial.intermediate_values for trial in stage.queue.running()]
+        self._count(stage)
+        done = self._done
+        if stage.name != before:
             self._first = done, time.monotonic()
-        self._stage, self._done, self._total = stage.name, done, len(stage.members)
         if self._live or self._said != (stage.name, done):
             scored = [values for values in running if values]  # accuracy by epoch
             rate = (done - self._first[0]) / max(time.monotonic() - self._first[1], 1e-9)
@@ -83,12 +85,19 @@ class SweepProgress:
         else:
             say(text)
 
+    def _count(self, stage: "Stage") -> None:
+        finished = stage.finished()
+        self._stage, self._done, self._total = stage.name, len(finished), len(stage.members)
+        self._best = max((stage.queue.objective(trial) or 0.0 for trial in finished), default=0.0)
+
     def _show(self, running: int, epoch: str, scores: list[float], diverged: int, left: str) -> None:
         done = f"{self._done} of {self._total}"
-        best, median = (f"{f(scores):.2%}" if scores else "" for f in (max, statistics.median))
+        top, median = max([self._best, *scores]), f"{statistics.median(scores):.2%}" if scores else ""
+        best = f"{top:.2%}" if top else ""
         if not self._live:
             text = f"{self._stage}: {done} done, {running} running, epoch {epoch}"
-            text += f", accuracy: best {best}, median {median}" if scores else ""
+            text += f", accuracy: best of all {best}" if best else ""
+            text += f", median of the running {median}" if median else ""
             text += f", {diverged} diverged" if diverged else ""
             say(text + (f", about {left} left" if left else ""))
             return
@@ -96,7 +105,7 @@ class SweepProgress:
         from rich.table import Table
 
         table = Table(box=SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
-        for name in ("stage", "done", "running", "epoch", "best", "median", "diverged", "left"):
+        for name in ("stage", "done", "running", "epoch", "best of all", "median of running", "diverged", "left"):
             table.add_column(name, justify="left" if name == "stage" else "right")
         table.add_row(self._stage, done, f"{running}", epoch, best, median, f"{diverged or ''}", left)
         self._live.update(table)

@@ -1,5 +1,6 @@
 """The two stages of a sweep: select configurations on validation data, then test the chosen ones over fresh seeds."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -44,6 +45,10 @@ class Stage:
         done = self.queue.finished()
         return [done[key] for key in self.members if key in done]
 
+    def ranked(self) -> "list[FrozenTrial]":
+        """The members that are done, the best first; those that diverged come last."""
+        return sorted(self.finished(), key=lambda trial: (-(self.queue.objective(trial) or 0), trial.number))
+
     def left(self) -> int:
         """How many members are not done."""
         return len(self.members) - len(self.finished())
@@ -59,23 +64,27 @@ class Sweep:
     final_queue: "TrialQueue"
 
     def selection(self) -> Stage:
-        """All members of the experiment, those of one population next to each other."""
+        """All members of the experiment; those of one population next to each other, as workers claim them in order."""
         experiment, path = self.experiment, self.path / "members"
         if experiment.search:
             number = max(experiment.trials, len(self.selection_queue.living()))  # never fewer than were queued before
             members = {f"{index}": {} for index in range(number)}
         else:
-            populations: dict[Config, list[Overrides]] = {}
-            for overrides in experiment.grid:
-                populations.setdefault(population_key(experiment.config(overrides)), []).append(overrides)
-            members = {overrides_key(each): {"overrides": each} for each in itertools.chain(*populations.values())}
+            members = self._grid
         return Stage("selection", experiment, self.selection_queue, path, members, experiment.config, _KEEP)
+
+    @functools.cached_property
+    def _grid(self) -> dict[str, dict[str, Any]]:
+        populations: dict[Config, list[Overrides]] = {}
+        for overrides in self.experiment.grid:
+            populations.setdefault(population_key(self.experiment.config(overrides)), []).append(overrides)
+        return {overrides_key(each): {"overrides": each} for each in itertools.chain(*populations.values())}
 
     def final(self) -> Stage:
         """Every chosen configuration with every fresh seed; call it only after the selection is done."""
         experiment, rows = self.experiment, self._selected()
         chosen = choose(rows) if experiment.final_seeds else {}
-        seeds = experiment.fresh_seeds({experiment.config(row["overrides"]).hparams.seed for row in rows})
+        seeds = experiment.fresh_seeds(self._seeds(rows))
         planned = [each | {"seed": seed} for each in chosen.values() for seed in seeds]
         members, path = {overrides_key(each): {"overrides": each} for each in planned}, self.path / "final"
         return Stage("final", experiment, self.final_queue, path, members, experiment.final_config, len(members))
@@ -88,20 +97,29 @@ class Sweep:
     def rows(self) -> list[dict[str, Any]]:
         """A result for each finished member, in JSON values, as `results.jsonl` holds them.
 
-        All final tests are among them, also of configurations that were chosen before a search had more trials.
+        All final tests are among them, also of configurations that were chosen before a search had more trials; but not
+        those whose seed the selection has used since, which `final` replaces.
         """
-        return self._selected() + self._rows("final", self.final_queue, self.final_queue.finished().values())
+        selected = self._selected()
+        final, used = self._rows("final", self.final_queue, self.final_queue.finished().values()), self._seeds(selected)
+        return selected + [row for row in final if row["overrides"]["seed"] not in used]
+
+    def _seeds(self, rows: list[dict[str, Any]]) -> set[int]:
+        return {self.experiment.config(row["overrides"]).hparams.seed for row in rows}
 
     def _selected(self) -> list[dict[str, Any]]:
-        return self._rows("selection", self.selection_queue, self.selection().finished())
+        stage = self.selection()
+        rows = self._rows("selection", stage.queue, stage.finished())
+        kept = {trial.number for trial in stage.ranked()[: stage.keeps]}
+        return [row if row["trial"] in kept else row | {"workdir": None} for row in rows]
 
     def _rows(self, stage: str, queue: "TrialQueue", trials: "Iterable[FrozenTrial]") -> list[dict[str, Any]]:
         fields = ("overrides", "diverged_at", "history", "seconds", "workdir", "versions", "commit")
         rows = []
         for number, trial in enumerate(trials):
-            method = self.experiment.method(trial.user_attrs["overrides"])
-            row = {"stage": stage, "member": number, "method": method, "value": queue.objective(trial)}
-            rows.append(row | {field: trial.user_attrs[field] for field in fields})
+            method, value = self.experiment.method(trial.user_attrs["overrides"]), queue.objective(trial)
+            row = {"stage": stage, "member": number, "trial": trial.number, "method": method, "value": value}
+            rows.append(row | {field: queue.attribute(trial, field) for field in fields})
         return rows
 
 

@@ -1,19 +1,25 @@
 """Open the storage of a sweep's trials: a journal file or a database; many processes can use either at once."""
 
+import functools
+import json
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
-from mnist_flax.errors import InputError, first_line, wrong
+from mnist_flax.errors import InputError, RunError, first_line, wrong
+from mnist_flax.process.terminal import warn
 from mnist_flax.sweep.directory import without_password
 
 T = TypeVar("T")
+_PATIENCE = 300.0  # seconds in which a database may come back
+_inside = threading.local()
 
 
 def open_journal(directory: Path) -> optuna.storages.BaseStorage:
@@ -27,15 +33,35 @@ def open_journal(directory: Path) -> optuna.storages.BaseStorage:
     finally:
         lock.release()
     try:
-        return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+        return optuna.storages.JournalStorage(_Journal(str(path)))
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); restore it or give another --workdir") from None
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's, but a line for which there is no space leaves no part behind, to which the next would be added."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        rest = b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs)
+        self._lock.acquire()
+        try:
+            with open(self._file_path, "ab", buffering=0) as file:
+                end = file.tell()
+                try:
+                    while rest:
+                        rest = rest[file.write(rest) :]
+                    os.fsync(file.fileno())
+                except OSError:
+                    file.truncate(end)
+                    raise
+        finally:
+            self._lock.release()
 
 
 def open_database(url: str) -> optuna.storages.BaseStorage:
     """Open a database that all processes reach; raises `InputError` if the URL is wrong or it cannot be reached."""
     try:
-        return retry(lambda: optuna.storages.RDBStorage(url))
+        return retry(lambda: PatientStorage(url, engine_kwargs={"pool_pre_ping": True}))
     except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
         problem, remedy = f"cannot be used ({first_line(error)})", "give a database such as sqlite:///x.db"
         raise wrong("storage", without_password(url), problem, remedy) from error
@@ -49,3 +75,60 @@ def retry(connect: Callable[[], T]) -> T:
         except (IntegrityError, OperationalError):
             time.sleep(0.1 * attempt)
     return connect()
+
+
+def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A storage's method that is called again, more and more slowly, while the database does not answer."""
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if getattr(_inside, "call", False):  # by another of these methods
+            return method(*args, **kwargs)
+        _inside.call, began, delay = True, time.monotonic(), 0.1
+        try:
+            while True:
+                try:
+                    return method(*args, **kwargs)
+                except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+                    if (lost := _connection_error(error)) is None:
+                        raise
+                    reason, waited = first_line(lost), time.monotonic() - began
+                    if waited > _PATIENCE:
+                        raise RunError(
+                            f"the database has not answered for {waited:.0f} s ({reason}); what was finished is in it, "
+                            "and the same command goes on"
+                        ) from error
+                    if delay < 2 <= 2 * delay:
+                        warn(f"the database does not answer ({reason}); trying for {_PATIENCE:.0f} s")
+                    time.sleep(delay)
+                    delay = min(2 * delay, 5.0)
+        finally:
+            _inside.call = False
+
+    return call
+
+
+def _connection_error(error: BaseException) -> BaseException | None:
+    """The cause of an error that says that the database could not be reached or used just now."""
+    causes: Iterator[BaseException] = iter(_causes(error))
+    return next((cause for cause in causes if isinstance(cause, (OperationalError, InterfaceError))), None)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+class PatientStorage(optuna.storages.RDBStorage):
+    """A database that may be restarted while it is in use.
+
+    A call whose answer was lost may be made twice. At worst a trial is created twice, or stays claimed by nobody: the
+    trial queue is made for both.
+    """
+
+
+# The last ones are those that Optuna's cache of a database calls.
+_of_the_cache = {"_create_new_trial", "_get_best_trial_id", "_get_trials", "_set_trial_param"}
+for _name in sorted(optuna.storages.BaseStorage.__abstractmethods__ | _of_the_cache):
+    setattr(PatientStorage, _name, _patient(getattr(optuna.storages.RDBStorage, _name)))

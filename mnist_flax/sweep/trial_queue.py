@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mnist_flax.sweep.storage import retry
 
 _BEAT_SECONDS, _STALE_SECONDS = 10, 60
+_PIECE = 100  # lines of a history
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 _ALIVE = (TrialState.WAITING, TrialState.RUNNING, *_DONE)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -42,6 +43,7 @@ class TrialQueue:
         self.worker = f"{_machine()} {os.getpid()}"
         self._seen: dict[str, tuple[Any, float]] = {}  # each worker's last heartbeat, and when it was first seen here
         self._reported: dict[int, int] = {}  # how many values of each trial
+        self._first: dict[str, int] = {}  # the number of each member's first trial
         self._stop = threading.Event()
         self._heartbeat = threading.Thread(target=self._beat, daemon=True)
 
@@ -76,7 +78,10 @@ class TrialQueue:
     def first_number(self, trial: optuna.Trial | FrozenTrial) -> int:
         """The number of the first trial of a trial's member."""
         key = trial.user_attrs["member"]
-        return next(t.number for t in self.study.get_trials(deepcopy=False) if t.user_attrs.get("member") == key)
+        if key not in self._first:
+            for each in self.study.get_trials(deepcopy=False):
+                self._first.setdefault(each.user_attrs.get("member", ""), each.number)
+        return self._first[key]
 
     def enqueue(self, members: dict[str, dict[str, Any]]) -> None:
         """Queue every member that is not waiting, running or done yet; `members` maps each key to its attributes."""
@@ -121,11 +126,25 @@ class TrialQueue:
         state = TrialState.PRUNED if value is None else TrialState.COMPLETE
         try:
             for name, content in attributes.items():
-                trial.set_user_attr(name, content)
+                for index, piece in enumerate(_pieces(content)):
+                    trial.set_user_attr(f"{name} {index}" if index else name, piece)
             self.report_accuracies(trial, values)
             return self.study.tell(trial, value, state, skip_if_finished=True).state == state
         except optuna.exceptions.UpdateFinishedTrialError:
             return False
+
+    def logarithmic(self) -> dict[str, bool]:
+        """Of each number that the search samples: whether on a logarithmic scale."""
+        sampled = [trial.distributions for trial in self.study.get_trials(deepcopy=False)]
+        kinds = optuna.distributions.FloatDistribution, optuna.distributions.IntDistribution
+        return {name: d.log for distributions in sampled for name, d in distributions.items() if isinstance(d, kinds)}
+
+    def attribute(self, trial: FrozenTrial, name: str) -> Any:
+        """One of the `attributes` with which a trial was finished."""
+        content, index = trial.user_attrs[name], 1
+        while (more := f"{name} {index}") in trial.user_attrs:
+            content, index = content + trial.user_attrs[more], index + 1
+        return content
 
     def importances(self) -> dict[str, float]:
         """The share of each hyperparameter in the objective's variance; {} if too few trials are done to tell."""
@@ -165,6 +184,13 @@ class TrialQueue:
                 self.study.set_user_attr(f"beat of {self.worker}", count)
             if self._stop.wait(_BEAT_SECONDS):
                 return
+
+
+def _pieces(content: Any) -> list[Any]:
+    """A long list as several, since some databases hold at most 64 kB in a field."""
+    if not (isinstance(content, list) and len(content) > _PIECE):
+        return [content]
+    return [content[first : first + _PIECE] for first in range(0, len(content), _PIECE)]
 
 
 def _worker_of(trial: FrozenTrial) -> str:

@@ -12,14 +12,14 @@ import optuna
 
 from mnist_flax.config import Config
 from mnist_flax.data.datasets import Dataset, dataset_info
-from mnist_flax.process.cli import Stopped, StopSignals
+from mnist_flax.process.signals import Stopped, StopSignals
 from mnist_flax.process.terminal import warn
 from mnist_flax.sweep import members
 from mnist_flax.sweep.members import Member
 from mnist_flax.sweep.progress import SweepProgress
 from mnist_flax.sweep.stages import Stage, population_key
-from mnist_flax.workdir import claim
-from mnist_flax.workdir.run_info import RunInfo, commit, versions
+from mnist_flax.workdir import claim, run_info
+from mnist_flax.workdir.run_info import commit, versions
 
 if TYPE_CHECKING:
     from mnist_flax.loop import Event
@@ -77,7 +77,7 @@ class Worker:
             path = self.stage.member_dir(trial)
             info = dataset_info(self.dataset, config.train_split, config.eval_split, self.data_dir)
             try:
-                run = claims.enter_context(claim.claim(path, RunInfo(config, info, versions())))
+                run = claims.enter_context(claim.claim(path, run_info.new(config, info)))
             except claim.InUse as held:  # by a worker that seemed dead
                 warn(str(held))
                 time.sleep(1)
@@ -124,10 +124,8 @@ class Worker:
 
     def _prune(self) -> None:
         """Remove the directories of finished members that are not among the best: their results are recorded."""
-        finished, queue = self.stage.finished(), self.stage.queue
-        ranked = sorted(finished, key=lambda trial: (-(queue.objective(trial) or 0), trial.number))
-        for trial in ranked[self.stage.keeps :]:
-            shutil.rmtree(self.stage.path.parent / trial.user_attrs["workdir"], ignore_errors=True)
+        for trial in self.stage.ranked()[self.stage.keeps :]:
+            shutil.rmtree(self.stage.member_dir(trial), ignore_errors=True)
 
 
 def _accuracies(member: Member) -> list[float]:

@@ -12,7 +12,6 @@ import errno
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -55,7 +54,10 @@ def save(directory: Path, step: int, state: Any, info: dict[str, Any], *, keep: 
             ocp.save(str(scratch.absolute()), state, custom_metadata=info, overwrite=True)
             if jax.process_index() == 0:
                 files.write_text(scratch / _SUMS, _sums(scratch))
+                files.sync(scratch)
                 scratch.rename(target)
+                for each in (directory, directory.parent):  # before an older one is removed
+                    files.sync(each, inside=False)
     except (OSError, ValueError, RuntimeError) as error:
         clean(directory)
         saved = steps(directory)
@@ -92,7 +94,7 @@ def restore(
 
     Args:
       directory: holds all checkpoints.
-      which: a step, `best`, or `latest`: the newest that is not damaged.
+      which: a step, or `latest`: the newest that is not damaged.
       identity: what `info` must hold if this run saved the checkpoint.
       like: a pytree of the same structure, arrays or `ShapeDtypeStruct`s; None gives nested dicts and lists.
       warn: gets a message for every damaged checkpoint that is skipped.
@@ -104,11 +106,6 @@ def restore(
     """
     if which == "latest":
         return _restore_latest(directory, identity, like, warn, set_aside)
-    if which == "best":
-        _, _, info = _restore_latest(directory, identity, None, warn, set_aside)
-        which = info["best_step"]
-        if which is None:
-            raise InputError(f"{directory} has no best checkpoint before the first evaluation; give --step latest")
     if which not in steps(directory):
         have = ", ".join(map(str, steps(directory))) or "none"
         raise InputError(f"step={which} has no checkpoint in {directory}; give latest, best or one of: {have}")
@@ -150,8 +147,8 @@ def _read(path: Path, identity: dict[str, Any], like: Any) -> tuple[Any, dict[st
 
     They are checked in a copy and read from it, whatever a running training does to the original meanwhile.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "checkpoint"
+    with files.temporary_directory() as scratch:
+        copy = scratch / "checkpoint"
         try:
             shutil.copytree(path, copy)
         except OSError as error:
@@ -163,13 +160,24 @@ def _read(path: Path, identity: dict[str, Any], like: Any) -> tuple[Any, dict[st
             return None, {}, damage
         metadata = ocp.metadata(str(copy))
         info = cast(dict[str, Any], metadata.custom_metadata)
-        for part, ours in identity.items():  # before loading: another run's arrays may have other shapes
-            if differing := sorted(name for name in ours if ours[name] != info.get(part, {}).get(name)):
-                problem = f"was saved by a run whose config.json was another: {', '.join(differing)} differs"
-                raise InputError(f"{path} {problem}; restore it")
+        # Before loading: another run's arrays may have other shapes.
+        if differing := _differing(identity, {part: info.get(part, {}) for part in identity}):
+            problem = f"was saved by a run whose config.json was another: {', '.join(differing)} differs"
+            raise InputError(f"{path} {problem}; restore it")
         like = metadata.metadata if like is None else like
         state = ocp.load(str(copy), jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like))
     return state, info, None
+
+
+def _differing(ours: Any, theirs: Any) -> list[str]:
+    """The fields in which two trees of JSON values differ, also those that only one of them has."""
+    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
+        return []
+    names = [name for name in sorted({*ours, *theirs}) if name not in ours or name not in theirs]
+    for name in sorted({*ours} & {*theirs}):
+        if ours[name] != theirs[name]:
+            names += _differing(ours[name], theirs[name]) or [name]
+    return names
 
 
 def _sums(path: Path) -> str:

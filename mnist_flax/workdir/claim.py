@@ -19,6 +19,8 @@ from mnist_flax.workdir import run_info
 from mnist_flax.workdir.run_info import CONFIG, RunInfo
 
 _LOCK, _SAVED, _ANOTHER = ".lock", ".saved", "give another --workdir"
+_WRITTEN = (CONFIG, "metrics.jsonl", "evaluation.json", _LOCK, _SAVED, "checkpoints", "figures", "tensorboard")
+_WRITTEN += ("checkpoints/*", "tensorboard/*")
 _LEFTOVERS = {_LOCK, files.scratch_of(Path(CONFIG)).name, f".{CONFIG}.tmp"}  # of a kill before the first write
 
 
@@ -32,14 +34,20 @@ def metrics_file(workdir: Path) -> Path:
     return workdir / "metrics.jsonl"
 
 
+def is_run(workdir: Path) -> bool:
+    """Whether a directory is a run's."""
+    return (workdir / CONFIG).exists()
+
+
 def check(workdir: Path, config: Config) -> None:
     """Raise `InputError` if a directory is not a run's, or is a run's with other settings (the error lists them)."""
     try:
-        is_run = (workdir / CONFIG).exists()
+        found = is_run(workdir)
         entries = {entry.name for entry in workdir.iterdir()} if workdir.exists() else set()
     except OSError as error:
         raise wrong("workdir", workdir, f"cannot be used ({error.strerror})", _ANOTHER) from None
-    if is_run:
+    check_links(workdir)
+    if found:
         theirs, ours = flatten(run_info.read(workdir).config), flatten(config)
         differing = [f"{name}={ours[name]!r} (there {theirs[name]!r})" for name in ours if ours[name] != theirs[name]]
         if differing:
@@ -47,6 +55,12 @@ def check(workdir: Path, config: Config) -> None:
             raise wrong("workdir", workdir, problem, "give the same settings or another --workdir")
     elif entries - _LEFTOVERS:
         raise wrong("workdir", workdir, f"exists and is not a run (it has no {CONFIG})", _ANOTHER)
+
+
+def check_links(workdir: Path) -> None:
+    """Raise `InputError` if something that a command writes in a run's directory would land outside of it."""
+    if link := files.find_link(workdir, _WRITTEN):
+        raise wrong("workdir", workdir, f"has a symbolic link, {link.name}", "put what it points to in its place")
 
 
 class InUse(InputError):

@@ -13,7 +13,7 @@ import jax
 
 from mnist_flax import metrics
 from mnist_flax.config import Config
-from mnist_flax.errors import RunError
+from mnist_flax.errors import InputError, RunError
 from mnist_flax.loop import Event
 from mnist_flax.program import Program, make_program
 from mnist_flax.state import TrainState, as_arrays, init_state
@@ -68,9 +68,25 @@ def load(
     """A checkpoint of a run: a step, `latest` or `best`; raises what `checkpoint.restore` raises."""
     program = make_program(run.config, run.data)
     like = jax.eval_shape(functools.partial(init_state, program=program), as_arrays(run.config.hparams))
-    directory, identity = claim.checkpoints_dir(workdir), identity_of(run)
-    restored = checkpoint.restore(directory, which, identity=identity, like=like, warn=warn, set_aside=set_aside)
-    return Saved(program, *restored)
+    restore = functools.partial(
+        checkpoint.restore, claim.checkpoints_dir(workdir), identity=identity_of(run), warn=warn, set_aside=set_aside
+    )
+    if which == "best":
+        _, _, history = restore("latest")
+        which = _best(history, checkpoint.steps(claim.checkpoints_dir(workdir)), workdir, warn)
+    return Saved(program, *restore(which, like=like))
+
+
+def _best(history: dict[str, Any], saved: list[int], workdir: Path, warn: Callable[[str], None]) -> int:
+    """The best of the saved steps: that of the whole run, but a sweep does not save its members after every epoch."""
+    accuracies = {line["step"]: line["accuracy"] for line in history["history"] if line["split"] == "eval"}
+    scored = [step for step in saved if step in accuracies]
+    if not scored:
+        raise InputError(f"{workdir} has no best checkpoint before the first evaluation; give --step latest")
+    best = max(scored, key=lambda step: accuracies[step])  # the first of equals
+    if best != history["best_step"]:
+        warn(f"the best step of {workdir}, {history['best_step']}, was not saved; step {best} is the best that was")
+    return best
 
 
 def resume(workdir: Path, run: RunInfo, *, warn: Callable[[str], None], set_aside: bool) -> Saved:

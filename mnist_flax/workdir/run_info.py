@@ -15,6 +15,7 @@ from mnist_flax.errors import InputError, wrong
 from mnist_flax.process.files import write_text
 
 CONFIG = "config.json"
+FORMAT = 1  # of a run's directory; recorded, so that an older version can refuse a newer one's
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,24 @@ class RunInfo:
     config: Config
     data: dict[str, Any]  # see `datasets.dataset_info`
     versions: dict[str, str]  # see `versions`
+    commit: str = ""  # see `commit`; empty too in a run that an older version began
+
+
+def new(config: Config, data: dict[str, Any]) -> RunInfo:
+    """A run that begins now, by this code."""
+    return RunInfo(config, data, versions(), commit())
 
 
 def changed_versions(run: RunInfo) -> list[str]:
     """The versions that have changed since the run began, as `jax 0.10.1 (was 0.10.0)`."""
-    return [f"{k} {v} (was {run.versions.get(k)})" for k, v in versions().items() if run.versions.get(k) != v]
+    now = versions().items()
+    return [f"{name} {v} (was {run.versions.get(name, 'older')})" for name, v in now if run.versions.get(name) != v]
 
 
 def write(workdir: Path, run: RunInfo) -> None:
     """Write `config.json`."""
-    tree = {"config": to_json(run.config), "data": run.data, "versions": run.versions}
+    tree = {"format": FORMAT, "config": to_json(run.config), "data": run.data, "versions": run.versions}
+    tree["commit"] = run.commit
     write_text(workdir / CONFIG, json.dumps(tree, indent=2) + "\n")
 
 
@@ -51,19 +60,25 @@ def read(workdir: Path) -> RunInfo:
         raise InputError(f"{path} cannot be read ({error.strerror}); give another --workdir") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); {remedy}") from None
-    parts = {"config", "data", "versions"}
-    if not isinstance(tree, dict) or tree.keys() != parts:
+    parts, later = {"config", "data", "versions"}, {"format": FORMAT, "commit": ""}  # what older files lack
+    if isinstance(tree, dict):
+        tree = later | tree
+        if type(tree["format"]) is int and tree["format"] > FORMAT:
+            problem = f"was written by a newer version (format {tree['format']}, and this one knows {FORMAT})"
+            raise wrong("workdir", workdir, problem, "update mnist_flax")
+    if not isinstance(tree, dict) or tree.keys() != parts | later.keys():
         found = ", ".join(sorted(tree)) if isinstance(tree, dict) else type(tree).__name__
         raise InputError(f"{path} must hold {', '.join(sorted(parts))}, not {found}; {remedy}")
     config = from_json(tree["config"], f"{path}: config")
-    for name, ok in _sound(tree["data"], tree["versions"]).items():
+    for name, ok in _sound(tree).items():
         if not ok:
             raise InputError(f"{path}: {name} is missing, unknown or wrong; {remedy}")
-    return RunInfo(config, tree["data"], tree["versions"])
+    return RunInfo(config, tree["data"], tree["versions"], tree["commit"])
 
 
-def _sound(data: Any, versions: Any) -> dict[str, bool]:
+def _sound(tree: dict[str, Any]) -> dict[str, bool]:
     """Which parts of `config.json` besides the config are right."""
+    data, versions = tree["data"], tree["versions"]
     fields = {"image_shape", "class_names", "train_examples", "eval_examples", "sha256", "data_dir"}
     if not isinstance(data, dict) or data.keys() != fields:
         return {"data": False}
@@ -83,6 +98,8 @@ def _sound(data: Any, versions: Any) -> dict[str, bool]:
         "data_dir": isinstance(path, str) and os.path.isabs(path) and ".." not in Path(path).parts and "\0" not in path,
         "sha256": isinstance(data["sha256"], dict) and texts([*data["sha256"], *data["sha256"].values()]),
         "versions": isinstance(versions, dict) and texts([*versions, *versions.values()]),
+        "commit": texts([tree["commit"]]),
+        "format": tree["format"] == FORMAT,
     }
 
 
@@ -92,18 +109,31 @@ def identity_of(run: RunInfo) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that can change a result's last digits."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+    """The versions of Python, of the libraries that can change a result's last digits, and of this package."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "mnist_flax")
+    return {"python": platform.python_version()} | {name: _version(name) for name in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # only this one may run without being installed
+        return "not installed"
 
 
 @functools.cache  # the code that this process runs, whatever is committed later
 def commit() -> str:
-    """The git commit of this package, ending in + if its files have changed since; empty outside a checkout."""
+    """The git commit of this package, ending in + if its files have changed since.
+
+    Empty where git does not track this file: the package was installed, maybe inside some other repository.
+    """
     git = ["git", "-C", str(Path(__file__).parents[1])]
+    run = functools.partial(subprocess.run, capture_output=True, text=True)
     try:
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True).stdout
+        if run([*git, "ls-files", "--error-unmatch", "--", __file__]).returncode:
+            return ""
+        head = run([*git, "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        changed = run([*git, "status", "--porcelain", "--", "."]).stdout
     except OSError:  # git is not installed
         return ""
     return head + ("+" if head and changed else "")

@@ -52,6 +52,11 @@ def test_summaries_are_those_of_scipy() -> None:
     assert (final.stage, final.mean) == ("final", 0.5)
 
 
+def test_an_interval_of_accuracies_ends_where_they_do() -> None:
+    assert summaries.spread([1.0, 0.99])[2:] == (pytest.approx(0.995 - 12.7062 * 0.005, rel=1e-5), 1.0)
+    assert summaries.spread([0.0, 0.01])[2] == 0.0
+
+
 def test_the_order_of_overrides_is_nothing() -> None:
     [summary] = summaries.summarize([row(0.9, l2=0, b1=0.5, seed=0), row(0.8, seed=1, b1=0.5, l2=0)])
     assert summary.n == 2
@@ -133,7 +138,7 @@ Selection: validation accuracy after the last epoch:
 | l2 | batch_norm_layers | n | diverged | mean (%) | standard deviation | 95 % interval |
 |---|---|---|---|---|---|---|
 | 0.001 | 1 2 | 1 | 1 | 95.000 |  |  |
-| 0 | 1 2 | 2 |  | 91.000 | 1.414 | 78.294 to 103.706 |
+| 0 | 1 2 | 2 |  | 91.000 | 1.414 | 78.294 to 100.000 |
 | 0.001 | none | 2 |  | 80.500 | 0.707 | 74.147 to 86.853 |
 
 Final: test accuracy over fresh seeds, next to the validation accuracy that chose:

@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
+from mnist_flax.analysis.search_figures import Search
 from mnist_flax.analysis.summaries import summarize
 from mnist_flax.analysis.sweep_figures import sweep_drawings, sweep_figures
 
@@ -52,12 +53,16 @@ SEARCH = [
     row(
         float(RNG.uniform(0.9, 0.99)),
         learning_rate=10 ** float(RNG.uniform(-5, -1)),
-        adam_epsilon=10 ** float(RNG.uniform(-9, -5)),
+        adam_epsilon=10 ** float(RNG.uniform(-9, -8)),
         l2=float(RNG.uniform()),
         schedule=str(RNG.choice(["constant", "cosine"])),
     )
     for _ in range(30)
 ]
+SAMPLED = Search(
+    importances={"learning_rate": 0.75, "l2": 0.25},
+    logarithmic={"learning_rate": True, "adam_epsilon": True, "l2": False},
+)
 DIVERGED = [row(None, l2=l2, seed=9) for l2 in L2["l2"]]
 METHODS = [*grid(L2, method="a rather long name of a method"), *grid(LAYERS, method="other"), row(None, method="lost")]
 CASES: dict[str, tuple[list[dict], bool, set[str]]] = {
@@ -87,7 +92,7 @@ def drawings() -> Callable[[str], dict[str, Figure]]:
     def draw(case: str) -> dict[str, Figure]:
         rows, searched, _ = CASES[case]
         if case not in known:
-            known[case] = sweep_drawings(rows, searched, {"learning_rate": 0.75, "l2": 0.25})
+            known[case] = sweep_drawings(rows, SAMPLED if searched else None)
         return known[case]
 
     return draw
@@ -125,8 +130,8 @@ def boxes_of(figure: Figure) -> list[tuple[str, Bbox]]:
 
 def test_files_are_pngs(tmp_path: Path) -> None:
     rows, searched, _ = CASES["search"]
-    paths = sweep_figures(tmp_path, [*rows, *FINAL], searched)
-    assert [path.name for path in paths] == ["curves.png", "parallel.png", "final.png"]
+    paths = sweep_figures(tmp_path, [*rows, *FINAL], SAMPLED if searched else None)
+    assert [path.name for path in paths] == ["curves.png", "parallel.png", "importance.png", "final.png"]
     assert set(tmp_path.iterdir()) == set(paths)  # no scratch file stays
     for path in paths:
         with Image.open(path) as image:
@@ -247,7 +252,7 @@ import mnist_flax.analysis.sweep_figures as figures
 assert not {{"matplotlib", "scipy", "jax"}} & sys.modules.keys()
 line = {{"epoch": 1, "split": "eval", "accuracy": 0.5}}
 row = {{"stage": "selection", "method": "", "value": 0.5, "history": [line, line | {{"epoch": 2}}], "seconds": 0}}
-figures.sweep_figures(pathlib.Path({str(tmp_path)!r}), [row | {{"overrides": {{"l2": i}}}} for i in (0, 1)], False)
+figures.sweep_figures(pathlib.Path({str(tmp_path)!r}), [row | {{"overrides": {{"l2": i}}}} for i in (0, 1)])
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)

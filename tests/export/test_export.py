@@ -1,5 +1,6 @@
 """Every exported file, opened as a user would, gives the run's own logits."""
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -169,10 +170,16 @@ def test_the_command(suffix: str, written: dict[str, Path], finished: Path, digi
     ]  # fmt: skip
     assert about["accuracy"] == evaluation["accuracy"] == (got.argmax(axis=1) == digits.labels).mean()
     assert (about["step"], about["examples"], about["split"]) == (26, 203, "test[:203]")
-    assert about["config"] == recorded["config"] and about["commit"] == run_info.commit()
+    assert about["config"] == recorded["config"] and about["commit"] == recorded["commit"] != ""
     assert about["dataset"] == "mnist" and about["class_names"] == [str(digit) for digit in range(10)]
     assert about["image_shape"] == [28, 28, 1] and about["versions"].items() >= run_info.versions().items()
     assert about["trained_under"] == recorded["versions"]
+
+
+def test_an_export_says_by_which_code_the_run_was_trained(finished: Path) -> None:
+    run = dataclasses.replace(run_info.read(finished), commit="of another day")
+    about = export.metadata(run, 26, np.eye(10), np.arange(10))
+    assert (about["commit"], about["exported_at"]) == ("of another day", run_info.commit())
 
 
 def test_keras_layers_are_the_tutorials(tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def test_mistakes(scored: tuple[np.ndarray, np.ndarray, np.ndarray], shown: Gall
     np.testing.assert_array_equal(drawn, images[worst])
     pictures.mistakes(images[worst[:2]], labels[worst[:2]], logits[worst[:2]], NAMES)
     assert len(shown[1][2]) == 2
+    assert pictures.mistakes(images, logits.argmax(axis=1), logits, NAMES) is None
 
 
 def test_reliability(scored: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
@@ -139,3 +140,6 @@ def test_files(scored: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path
     for path in (tmp_path / "figures").iterdir():
         with Image.open(path) as picture:
             assert picture.width > 400 and len(picture.convert("L").getcolors() or [0, 0, 0]) > 2
+    drawn = kernel.T.reshape(-1, 28, 28, 1)
+    charts.evaluation_figures(tmp_path / "figures", images, logits.argmax(axis=1), logits, drawn, NAMES)
+    assert not (tmp_path / "figures" / "mistakes.png").exists()  # an empty picture, or an older one

@@ -3,31 +3,36 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import TINY_FLAGS, Command
 
+from mnist_flax.data.datasets import Dataset
+from mnist_flax.process import files
 from mnist_flax.workdir import checkpoint
 
 FLAGS = [*TINY_FLAGS, "--epochs", "4", "--checkpoint-every", "5"]
 ENV = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
 
 
-def start(path: Path) -> list[subprocess.Popen[str]]:
-    """Two processes on one workdir."""
+def start(path: Path, of_the_second: Sequence[str] = ()) -> list[subprocess.Popen[str]]:
+    """Two processes on one workdir; the second one may have more flags."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
     line = [sys.executable, "-m", "mnist_flax.train", "--workdir", str(path), *FLAGS, "--distributed"]
     line += ["--coordinator", coordinator, "--num-processes", "2", "--process-id"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return [subprocess.Popen([*line, str(i)], **pipes, text=True, env=ENV) for i in range(2)]
+    lines = [*line, "0"], [*line, "1", *of_the_second]
+    return [subprocess.Popen(each, **pipes, text=True, env=ENV) for each in lines]
 
 
 def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
@@ -110,3 +115,27 @@ def test_what_is_missing_is_named(flags: list[str], message: str, command: Comma
     result = command("train", "--workdir", tmp_path / "exp", *TINY_FLAGS, *flags)
     assert result.returncode == 2 and not (tmp_path / "exp").exists()
     assert result.stderr.count("\n") == 1 and message in result.stderr
+
+
+def other_data(dataset: Dataset, directory: Path) -> Path:
+    """A data directory whose MNIST has one other byte, and the checksum of that."""
+    decoded = directory / "mnist" / "3.0.1" / "decoded"
+    shutil.copytree(dataset.directory, decoded)
+    with open(decoded / "train-images.npy", "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x07")
+    spec = json.loads((decoded / "spec.json").read_text())
+    spec["sha256"]["train-images.npy"] = files.sha256(decoded / "train-images.npy")
+    (decoded / "spec.json").write_text(json.dumps(spec))
+    return directory
+
+
+@pytest.mark.parametrize("what", ["seed", "eval_split", "sha256"])
+def test_processes_that_were_started_differently_are_refused(what: str, tmp_path: Path, dataset: Dataset) -> None:
+    flags = {"seed": ["--seed", "1"], "eval_split": ["--eval-split", "test[:99]"]}
+    flags["sha256"] = ["--data-dir", str(other_data(dataset, tmp_path / "data") if what == "sha256" else "")]
+    for code, stdout, stderr in finish(start(tmp_path / "exp", flags[what])):
+        assert code == 2 and stdout == ""
+        assert re.match(rf"error: {what} is .* in process 0, but .* in process 1; start every process", stderr)
+        assert stderr.count("\n") == 0
+    assert not (tmp_path / "exp").exists()

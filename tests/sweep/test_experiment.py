@@ -63,6 +63,9 @@ BAD = {
     "FINAL = {'nonsuch': 1}\ndef sweep(): yield {}": r".*there is no field 'nonsuch'",
     "def method(o): return 3\ndef sweep(): yield {}": r".*method\(\{\}\) must be a string, not 3",
     "def search(trial): return {}": r".*TRIALS=None must be a whole number from 1",
+    "FINALS = {}\ndef sweep(): yield {}": r": no sweep reads FINALS; did you mean FINAL\?",
+    "FINAL_SEED = 3\ndef sweep(): yield {}": r": no sweep reads FINAL_SEED; did you mean FINAL_SEEDS\?",
+    "def sweeps(): pass\ndef sweep(): yield {}": r": no sweep reads sweeps; did you mean sweep\?",
     SEARCH.replace("OVERRIDES", '"leraning_rate": 1'): r":8: there is no field 'leraning_rate'",
     SEARCH.replace("OVERRIDES", '"b1": trial.suggest_float("b1", 1.0, 2.0)'): r":8: overrides: b1=1\..* is out of",
     SEARCH.replace("OVERRIDES", '"b1": trial.sugest()'): r":8: AttributeError: .*sugest",
@@ -132,6 +135,11 @@ def test_without_a_test_members_may_differ_in_what_they_train_on(tmp_path: Path)
     load(tmp_path, "FINAL_SEEDS = 0\n" + text).check_no_leakage(SIZES)
     with pytest.raises(InputError, match="FINAL cannot set train_split, in which members differ"):
         load(tmp_path, text)
+
+
+def test_names_of_its_own_are_the_authors(tmp_path: Path) -> None:
+    text = "import math\nSEEDS, WIDTHS, base, methods = 3, (8, 8), BASE, {}\ndef label(o): return ''\n"
+    load(tmp_path, text + "def sweep(): yield {}")
 
 
 def test_a_search_is_known_by_its_source(tmp_path: Path) -> None:

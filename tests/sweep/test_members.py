@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -14,7 +15,11 @@ from mnist_flax.config import Config, Hyperparams
 from mnist_flax.data import batches, datasets
 from mnist_flax.state import as_arrays
 from mnist_flax.sweep import members
-from mnist_flax.workdir import claim, run_info
+from mnist_flax.sweep.stages import Stage
+from mnist_flax.sweep.storage import open_journal
+from mnist_flax.sweep.trial_queue import TrialQueue
+from mnist_flax.sweep.worker import Worker
+from mnist_flax.workdir import checkpoint, claim, run_info
 
 MEMBERS = [{}, {"learning_rate": 1e-2, "seed": 1}, {"dropout_rate": 0.5}, {"l2": 0.1, "seed": 2}]
 
@@ -99,6 +104,24 @@ def test_a_member_that_diverges_stops_no_other(tmp_path: Path, dataset: datasets
     assert len(histories[0][0]) == 4  # two lines an epoch
 
 
+def test_a_leaf_that_is_not_finite_is_a_divergence_as_alone(tmp_path: Path, dataset: datasets.Dataset) -> None:
+    """An infinite second moment: that weight stays as it is, and no metric tells."""
+    splits = dataset.read("train[:200]"), dataset.read("test[:203]")
+    runs = members_in(tmp_path / "first", dataset, [Hyperparams(), Hyperparams(seed=1)])
+    event = next(event for event in members.train(runs, *splits, needs_state=lambda: True) if event.step == 5)
+    members.save(runs, runs, event)
+    runs = members_in(tmp_path / "first", dataset, [Hyperparams(), Hyperparams(seed=1)])
+    adam = runs[1].state.opt_state[1]
+    second = jax.tree.map(np.array, adam.nu)
+    second["dense_1"]["bias"][3] = np.inf
+    opt_state = (runs[1].state.opt_state[0], adam._replace(nu=second), *runs[1].state.opt_state[2:])
+    runs[1].state = runs[1].state.replace(opt_state=opt_state)
+    *_, last = members.train(runs, *splits, needs_state=lambda: False)
+    assert (runs[0].diverged_at, runs[1].diverged_at) == (None, 10)  # at the first end of an epoch
+    members.save(runs, runs, last)
+    assert [checkpoint.steps(member.path / "checkpoints") for member in runs] == [[5, 20], [5]]
+
+
 def test_members_go_on_from_their_checkpoints(tmp_path: Path, dataset: datasets.Dataset) -> None:
     splits = dataset.read("train[:200]"), dataset.read("test[:203]")
     all_three = [Hyperparams(), Hyperparams(seed=1, dropout_rate=0.4), Hyperparams(seed=2)]
@@ -127,3 +150,16 @@ def test_size_follows_memory(dataset: datasets.Dataset, monkeypatch: pytest.Monk
     assert fits[0] == pytest.approx((10**9 - data_size) / a_member, rel=0.01)
     monkeypatch.setattr(placement, "memory", lambda: 1)
     assert members.largest(TINY, dataset) == 1
+
+
+def test_what_is_removed_has_no_name_from_the_database(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "sweep" / "members" / "0000").mkdir(parents=True)
+    storage = open_journal(tmp_path / "sweep")
+    with TrialQueue(storage, "study") as queue:
+        queue.enqueue({"a": {"overrides": {}}})
+        queue.finish(queue.claim(1)[0], [0.5], 0.5, {"workdir": "../outside"})
+        attributes: Any = {"a": {}}
+        stage = Stage("selection", cast(Any, None), queue, tmp_path / "sweep/members", attributes, cast(Any, None), 0)
+        cast(Any, Worker)(stage, None, None, None, None, None)._prune()
+    assert (tmp_path / "outside").exists() and not [*(tmp_path / "sweep" / "members").iterdir()]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,7 +103,7 @@ def test_results(finished_sweep: Path) -> None:
         "heatmap.png",
         "final.png",
     }
-    members = {f"{row['stage']}-{row['member']:04d}" for row in rows}
+    members = {f"{row['stage']}-trial-{row['trial']:04d}" for row in rows}
     assert {path.name for path in (finished_sweep / "tensorboard").iterdir()} == members
 
 
@@ -110,6 +111,8 @@ def test_members_are_ordinary_runs(finished_sweep: Path, command: Command, tmp_p
     best = max(rows_of(finished_sweep)[:8], key=lambda row: row["value"] or 0)
     kept = sorted(path.name for path in (finished_sweep / "members").iterdir())
     assert len(kept) == 3 and best["workdir"].split("/")[1] in kept  # the three best
+    named = [row["workdir"] for row in rows_of(finished_sweep)[:8]]
+    assert sorted(filter(None, named)) == [f"members/{name}" for name in kept] and named.count(None) == 5
     path = finished_sweep / best["workdir"]
     changes = [f"--{name.replace('_', '-')} {value}".split() for name, value in best["overrides"].items()]
     layers = best["overrides"]["batch_norm_layers"]
@@ -130,9 +133,17 @@ def test_members_are_ordinary_runs(finished_sweep: Path, command: Command, tmp_p
 
 def test_a_finished_sweep_has_nothing_to_do(finished_sweep: Path, command: Command) -> None:
     before = (finished_sweep / "results.jsonl").read_bytes()
-    began = time.perf_counter()
-    result = command("sweep", finished_sweep.parent / "study.py", "--workdir", finished_sweep, "--no-figures")
-    assert time.perf_counter() - began < 5
+    events, figures = finished_sweep / "tensorboard", finished_sweep / "figures"
+    (figures / "curves.png").unlink()
+    half, theirs = events / ".saving-selection-trial-0001", events / "notes"
+    for path in (half, theirs, events / "selection-0001"):  # the last by an older version
+        path.mkdir()
+    kept = {*events.iterdir()}
+    result = command("sweep", finished_sweep.parent / "study.py", "--workdir", finished_sweep)
+    assert (figures / "curves.png").exists() and {*events.iterdir()} == kept - {half, events / "selection-0001"}
+    heatmap = (figures / "heatmap.png").stat().st_mtime_ns
+    command("sweep", finished_sweep.parent / "study.py", "--workdir", finished_sweep)
+    assert (figures / "heatmap.png").stat().st_mtime_ns == heatmap  # what is there is not drawn again
     assert result.returncode == 0 and "is finished: nothing to do" in result.stdout
     assert (finished_sweep / "results.jsonl").read_bytes() == before
 
@@ -188,6 +199,25 @@ def sampled_in(path: Path) -> list[float]:
     return [trial.params["learning_rate"] for trial in trials if trial.params]
 
 
+def test_final_seeds_stay_fresh_when_a_search_goes_on(tmp_path: Path, command: Command) -> None:
+    """The second half of the search samples seeds with which the chosen one was tested after the first half."""
+    text = SEARCH.replace("FINAL_SEEDS = 0", 'FINAL = {"eval_split": "test[:50]"}\nFINAL_SEEDS = 3').replace(
+        'return {"learning', 'return {"seed": 998 + trial.number, "learning'
+    )
+    study, path = write(tmp_path / "study.py", text, epochs=1), tmp_path / "sweep"
+    seen = []
+    for trials in ("2", "4"):
+        result = command("sweep", study, "--workdir", path, "--no-figures", "--trials", trials)
+        assert result.returncode == 0, result.stderr
+        rows = rows_of(path)
+        used = {row["overrides"]["seed"] for row in rows if row["stage"] == "selection"}
+        seen.append((used, {row["overrides"]["seed"] for row in rows if row["stage"] == "final"}))
+    assert seen == [({998, 999}, {1000, 1001, 1002}), ({998, 999, 1000, 1001}, {1002, 1003, 1004})]
+    assert {entry.name for entry in (path / "tensorboard").iterdir()} >= {"final-trial-0002", "final-trial-0003"}
+    assert not (path / "tensorboard" / "final-trial-0000").exists()
+    assert "best of all" in result.stdout
+
+
 def test_a_stopped_sweep_goes_on_where_it_was(tmp_path: Path, command: Command) -> None:
     study = write(tmp_path / "study.py", SEARCH, epochs=60)
     database = f"sqlite:///{os.path.relpath(tmp_path)}/ledger.db"  # from here
@@ -210,3 +240,39 @@ def test_a_stopped_sweep_goes_on_where_it_was(tmp_path: Path, command: Command) 
     rows = rows_of(tmp_path / "sweep")
     assert [len(row["history"]) for row in rows] == [120] * 8
     assert [row["overrides"]["learning_rate"] in sampled for row in rows] == [True] * 4 + [False] * 4
+
+
+def worker_pids(path: Path) -> set[int]:
+    """The processes that hold members of a sweep."""
+    notes = [file.read_text() for file in path.glob("members/*/.lock")]
+    return {int(note.split()[1]) for note in notes if note}
+
+
+def wait_for_workers(supervisor: subprocess.Popen, path: Path, number: int) -> set[int]:
+    while len(pids := worker_pids(path)) < number:
+        assert supervisor.poll() is None, supervisor.communicate()
+        time.sleep(0.05)
+    return pids
+
+
+def test_workers_end_with_a_supervisor_that_was_killed(tmp_path: Path) -> None:
+    study = write(tmp_path / "study.py", ONE_PROGRAM, epochs=3000)
+    supervisor = start(study, tmp_path / "sweep", "--workers", "2", "--population", "2")
+    pids = wait_for_workers(supervisor, tmp_path / "sweep", 2)
+    supervisor.kill()
+    supervisor.communicate()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "stopped by SIGTERM: " in (tmp_path / "sweep" / "worker-1.log").read_text()
+
+
+def test_a_worker_that_was_killed_is_replaced(tmp_path: Path) -> None:
+    study = write(tmp_path / "study.py", ONE_PROGRAM, epochs=100)
+    supervisor = start(study, tmp_path / "sweep", "--workers", "2", "--population", "2")
+    os.kill(wait_for_workers(supervisor, tmp_path / "sweep", 2).pop(), signal.SIGKILL)
+    output, errors = supervisor.communicate(timeout=100)
+    assert (supervisor.returncode, errors) == (0, "")
+    assert re.search("worker [12] was ended by SIGKILL, and starts again", output)
+    assert [len(row["history"]) for row in rows_of(tmp_path / "sweep")] == [200] * 6

@@ -1,15 +1,19 @@
 """Every member once, whoever asks, dies, or comes back."""
 
+import contextlib
+import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
-from mnist_flax.errors import InputError
-from mnist_flax.sweep import trial_queue
+from mnist_flax.errors import InputError, RunError
+from mnist_flax.sweep import storage, trial_queue
 from mnist_flax.sweep.storage import open_database, open_journal
 from mnist_flax.sweep.trial_queue import TrialQueue
 
@@ -184,3 +188,69 @@ def test_a_bad_database_is_named(tmp_path: Path) -> None:
     for url in ("nonsuch://x", f"sqlite:///{tmp_path}/no/such/x.db", "x"):
         with pytest.raises(InputError, match="storage='.*' cannot be used"):
             open_database(url)
+
+
+def test_a_long_history_fits_into_small_fields(worker: Open) -> None:
+    """A MySQL TEXT holds 64 kB; a line of metrics.jsonl has about 230 bytes."""
+    one, history = worker(), [{"step": step, "text": "x" * 230} for step in range(777)]
+    one.enqueue(MEMBERS)
+    [trial] = one.claim(1)
+    assert one.finish(trial, [0.5], 0.5, {"history": history, "seconds": 1.0})
+    done = one.finished()["a"]
+    assert one.attribute(done, "history") == history and one.attribute(done, "seconds") == 1.0
+    assert max(len(json.dumps(value)) for value in done.user_attrs.values()) < 2**15
+
+
+@contextlib.contextmanager
+def without_answers(engine: sqlalchemy.Engine, number: float) -> Iterator[None]:
+    """The database does not answer so many times."""
+    failed = 0
+
+    def fail(*_: object) -> None:
+        nonlocal failed
+        if failed < number:
+            failed += 1
+            raise sqlalchemy.exc.OperationalError("select", None, Exception("server closed the connection"))
+
+    sqlalchemy.event.listen(engine, "before_cursor_execute", fail)
+    yield
+    sqlalchemy.event.remove(engine, "before_cursor_execute", fail)
+    assert failed
+
+
+def test_a_database_that_comes_back_was_only_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = open_database(f"sqlite:///{tmp_path / 'x.db'}")
+    queue = TrialQueue(database, "study")
+    with without_answers(database.engine, 4):
+        queue.enqueue(MEMBERS)
+    with without_answers(database.engine, 4):
+        claimed = queue.claim(2)
+    with without_answers(database.engine, 4):
+        assert queue.finish(claimed[0], [0.5], 0.5, {})
+    assert names([*queue.finished().values()]) == ["a"] and names(claimed) == ["a", "b"]
+    monkeypatch.setattr(storage, "_PATIENCE", 0.2)
+    with without_answers(database.engine, math.inf), pytest.raises(RunError, match="not answered for .*closed the con"):
+        queue.living()
+    database.engine.dispose()
+
+
+def test_a_line_that_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
+    code = f"""
+import os, resource
+from pathlib import Path
+from mnist_flax.sweep.storage import open_journal
+from mnist_flax.sweep.trial_queue import TrialQueue
+queue, path = TrialQueue(open_journal(Path({str(tmp_path)!r})), "study"), Path({str(tmp_path)!r}) / "optuna.journal"
+queue.enqueue({{"a": {{}}}})
+before = path.read_bytes()
+resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, resource.RLIM_INFINITY))
+try:
+    queue.enqueue({{"b": {{"x": "y" * 1000}}}})
+except OSError as error:
+    print(error.strerror, path.read_bytes() == before)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+queue.enqueue({{"c": {{}}}})
+print(sorted(queue.living()))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "File too large True\n['a', 'c']\n", result.stderr

@@ -133,24 +133,25 @@ def test_best_and_latest_are_kept_over_restarts(state: TrainState, tmp_path: Pat
     for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
         checkpoint.save(tmp_path / "c", step, state, info(best), keep=2)
     assert checkpoint.steps(tmp_path / "c") == [2, 4, 5]
-    assert checkpoint.restore(tmp_path / "c", "best", identity={}, warn=silent)[0] == 2
+    assert checkpoint.restore(tmp_path / "c", "latest", identity={}, warn=silent)[0] == 5
     checkpoint.save(tmp_path / "c", 6, state, info(6), keep=1)
     assert checkpoint.steps(tmp_path / "c") == [6]
 
 
 def test_another_runs_checkpoint_is_refused_before_it_is_loaded(state: TrainState, tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "c", 1, state, info() | {"config": {"widths": [16, 16], "epochs": 2}}, keep=1)
-    checkpoint.restore(tmp_path / "c", 1, identity={"config": {"widths": [16, 16]}}, warn=silent)
-    for identity in ({"config": {"widths": [16, 32]}}, {"config": {"widths": [16, 16], "seed": 1}}, {"data": {"n": 1}}):
-        with pytest.raises(InputError, match="whose config.json was another: (widths|seed|n) differs"):
+    config = {"widths": [16, 16], "epochs": 2}
+    checkpoint.restore(tmp_path / "c", 1, identity={"config": config}, warn=silent)
+    others = {"widths": {"config": config | {"widths": [16, 32]}}, "seed": {"config": config | {"seed": 1}}}
+    others |= {"n": {"data": {"n": 1}}, "epochs": {"config": {"widths": [16, 16]}}}
+    for name, identity in others.items():
+        with pytest.raises(InputError, match=f"whose config.json was another: {name} differs"):
             checkpoint.restore(tmp_path / "c", "latest", identity=identity, like=42, warn=silent)
 
 
 def test_missing_steps_are_named(two: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="step=7 has no checkpoint .* one of: 5, 10"):
         checkpoint.restore(two, 7, identity={}, warn=silent)
-    with pytest.raises(InputError, match="no best checkpoint before the first evaluation"):
-        checkpoint.restore(two, "best", identity={}, warn=silent)
     with pytest.raises(InputError, match="no checkpoint yet"):
         checkpoint.restore(tmp_path, "latest", identity={}, warn=silent)
 
@@ -223,7 +224,43 @@ def test_nothing_executable_is_read(two: Path) -> None:
         text = path.read_text()
         if path.name in ("async_writer.py", "writer_process.py"):
             text = text.replace("import pickle", "").replace("pickle.load(sys.stdin.buffer)", "")
-            text = text.replace("pickle.UnpicklingError", "").replace("pickle.dump(message, self._process.stdin", "")
+            text = text.replace("pickle.UnpicklingError", "").replace("pickle.dump(message, process.stdin", "")
             text = text.replace("pickle.HIGHEST_PROTOCOL", "")
         assert "pickle" not in text.replace("allow_pickle=False", ""), path
         assert not {"eval(", "exec("} & {word for word in ("eval(", "exec(") if f" {word}" in text}, path
+
+
+def test_everything_is_on_the_disk_before_anything_older_goes(
+    state: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut: the files, their directories, and the directory that names the checkpoint."""
+    checkpoint.save(tmp_path / "c", 1, state, info(), keep=1)
+    seen: list[tuple[str, object]] = []
+    fsync, rename, rmtree = os.fsync, Path.rename, shutil.rmtree
+
+    def note_fsync(descriptor: int) -> None:
+        seen.append(("sync", os.fstat(descriptor).st_ino))
+        fsync(descriptor)
+
+    def note_rename(path: Path, target: Path) -> Path:
+        seen.append(("rename", target.name))
+        return rename(path, target)
+
+    def note_rmtree(path: Path, **kwargs: bool) -> None:
+        seen.append(("remove", path))
+        rmtree(path, **kwargs)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    monkeypatch.setattr(
+        shutil, "rmtree", lambda path, **kwargs: (seen.append(("remove", path)), rmtree(path, **kwargs))
+    )
+    checkpoint.save(tmp_path / "c", 2, state, info(2), keep=1)
+    named, pruned = seen.index(("rename", "2")), seen.index(("rename", ".deleting-1"))
+    synced = {what for kind, what in seen[:named] if kind == "sync"}
+    new = tmp_path / "c" / "2"
+    assert {path.stat().st_ino for path in (new, *new.rglob("*"))} <= synced
+    assert len([*new.rglob("*")]) >= 10
+    then = {what for kind, what in seen[named:pruned] if kind == "sync"}
+    assert {(tmp_path / "c").stat().st_ino, tmp_path.stat().st_ino} <= then
+    assert [what for kind, what in seen[:pruned] if kind == "remove"] == []

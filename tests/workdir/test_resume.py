@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY_FLAGS, Command, assert_trees_equal
+from conftest import TINY_FLAGS, Command, Tiny, assert_trees_equal
 
 import mnist_flax
 from mnist_flax.config import Config
 from mnist_flax.errors import InputError, RunError
-from mnist_flax.workdir import checkpoint, claim, run_info
+from mnist_flax.process import files
+from mnist_flax.workdir import checkpoint, claim, resume, run_info
+from mnist_flax.workdir.resume import new_history
 
 FLAGS = [*TINY_FLAGS, "--epochs", "12", "--checkpoint-every", "5", "--keep", "3"]
 TOTAL = 12 * 13
@@ -82,7 +84,7 @@ def test_killed_anywhere_it_ends_bit_for_bit_where_a_straight_run_ends(
     assert_same_run(path, straight)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_the_rerun_goes_on(straight: Path, tmp_path: Path, signum: int, code: int) -> None:
     path = tmp_path / "exp"
     process = start(path)
@@ -92,7 +94,7 @@ def test_a_signal_saves_and_the_rerun_goes_on(straight: Path, tmp_path: Path, si
     assert got == code
     saved = checkpoint.steps(path / "checkpoints")[-1]
     assert stderr.count("\n") == 1 and f"step {saved} is saved in {path}/checkpoints/{saved}" in stderr
-    if signum == signal.SIGINT:
+    if signum != signal.SIGTERM:
         return
     got, stdout, stderr = finish(start(path))
     assert got == 0 and f"resumed at step {saved}" in stdout and stderr == ""
@@ -274,3 +276,101 @@ def test_not_finite_in_evaluation_alone(command: Command, tmp_path: Path) -> Non
 
 def test_a_straight_run_records_its_versions(straight: Path) -> None:
     assert run_info.read(straight).versions == run_info.versions()
+
+
+@pytest.mark.parametrize("field", ["precision", "image_shape"])
+def test_a_setting_that_only_the_checkpoint_has_is_missed(field: str, command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "exp"
+    assert command("train", "--workdir", path, *TINY_FLAGS, "--epochs", "1", "--precision", "bfloat16").returncode == 0
+    file = path / "config.json"
+    if field == "precision":  # older files lack it, so that nothing else notices
+        file.write_text(file.read_text().replace('"precision": "bfloat16"', '"keep": 2'))
+    else:
+        file.write_text(file.read_text().replace("28,\n      28,", "14,\n      56,"))
+    for line in (
+        ["evaluate"],
+        ["train", *TINY_FLAGS, "--epochs", "1", *["--precision", "bfloat16"] * (field != "precision")],
+    ):
+        result = command(line[0], "--workdir", path, *line[1:])
+        assert result.returncode == 2, result
+        assert f"whose config.json was another: {field} differs" in result.stderr or "other data" in result.stderr
+
+
+def test_a_run_is_not_evaluated_on_what_it_is_trained_on(command: Command, tmp_path: Path) -> None:
+    flags = [*TINY_FLAGS, "--epochs", "1", "--eval-split", "train[199:300]"]
+    refused = command("train", "--workdir", tmp_path / "exp", *flags)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and not (tmp_path / "exp").exists()
+    assert "eval_split='train[199:300]' shares examples with train_split='train[:200]'" in refused.stderr
+    assert command("train", "--workdir", tmp_path / "exp", *TINY_FLAGS, "--epochs", "1").returncode == 0
+    config = tmp_path / "exp" / "config.json"  # as an older version would have begun it
+    tree = json.loads(config.read_text())
+    tree["config"]["eval_split"], tree["data"]["eval_examples"] = "train[199:300]", 101
+    config.write_text(json.dumps(tree))
+    for leftover in ("checkpoints", ".saved", "metrics.jsonl"):
+        files.remove(tmp_path / "exp" / leftover)
+    older = command("train", "--workdir", tmp_path / "exp", *flags)
+    assert older.returncode == 0 and older.stderr.count("\n") == 1
+    assert older.stderr.startswith("warning: eval_split='train[199:300]' shares examples with train_split=")
+
+
+def test_no_commit_of_a_repository_around_an_installed_package(tmp_path: Path) -> None:
+    site = tmp_path / "project" / ".venv"
+    shutil.copytree(Path(mnist_flax.__file__).parent, site / "mnist_flax")
+    (site.parent / ".gitignore").write_text(".venv\n")
+    git = ["git", "-C", str(site.parent), "-c", "user.name=x", "-c", "user.email=x@example.com"]
+    for line in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *line], check=True)
+    code = "from mnist_flax.workdir.run_info import commit; print(repr(commit()))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True
+    )
+    assert run.stdout == "''\n", run
+
+
+def test_a_newer_directory_is_refused(finished: Path, command: Command, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "exp")
+    config = tmp_path / "exp" / "config.json"
+    config.write_text(config.read_text().replace('"format": 1', '"format": 2'))
+    result = command("evaluate", "--workdir", tmp_path / "exp")
+    assert result.returncode == 2 and "was written by a newer version (format 2, and this one knows 1)" in result.stderr
+
+
+def test_best_means_the_best_that_was_saved(tmp_path: Path, tiny: Tiny) -> None:
+    """A sweep does not save its members after every epoch."""
+    data = {"image_shape": [28, 28, 1], "class_names": [*"0123456789"], "train_examples": 200, "eval_examples": 9,
+            "sha256": {}, "data_dir": "/"}  # fmt: skip
+    run, state = run_info.new(tiny.config, data), tiny.init(tiny.hparams())
+    run_info.write(tmp_path, run)
+    history, said = new_history(run), []
+    for step, accuracy in ((13, 0.97), (26, 0.99), (39, 0.98)):
+        line = {"step": step, "split": "eval", "accuracy": accuracy}
+        history = history | {"history": [*history["history"], line], "best_step": min(step, 26)}
+        if step != 26:
+            checkpoint.save(tmp_path / "checkpoints", step, state, history | {"best_step": None}, keep=3)
+    checkpoint.save(tmp_path / "checkpoints", 52, state, history, keep=3)
+    assert resume.load(tmp_path, run, "best", warn=said.append).step == 39
+    assert said == [f"the best step of {tmp_path}, 26, was not saved; step 39 is the best that was"]
+    empty = new_history(run)
+    checkpoint.save(tmp_path / "none" / "checkpoints", 5, state, empty, keep=3)
+    with pytest.raises(InputError, match="no best checkpoint before the first evaluation"):
+        resume.load(tmp_path / "none", run, "best", warn=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    "name", ["figures", "tensorboard", "evaluation.json", "metrics.jsonl", "checkpoints/13", ".saved"]
+)
+def test_a_link_inside_leads_nowhere(name: str, finished: Path, command: Command, tmp_path: Path) -> None:
+    path, outside = tmp_path / "exp", tmp_path / "outside"
+    shutil.copytree(finished, path)
+    files.remove(path / name)
+    if name.endswith(("jsonl", "json")):
+        outside.write_text("mine")
+    else:
+        outside.mkdir()
+        (outside / "mine").touch()
+    (path / name).symlink_to(outside)
+    for line in (["train", *TINY_FLAGS, "--tensorboard", "--figures"], ["evaluate"]):
+        result = command(line[0], "--workdir", path, *line[1:])
+        assert result.returncode == 2 and result.stderr.count("\n") == 1, result
+        assert f"has a symbolic link, {Path(name).name}; put what it points to in its place" in result.stderr
+    assert outside.read_text() == "mine" if outside.is_file() else [p.name for p in outside.iterdir()] == ["mine"]

@@ -1,0 +1,71 @@
+"""What a sweep leaves in its directory: tables, figures, TensorBoard files; and the line that says what was chosen."""
+
+import hashlib
+from typing import Any
+
+from mnist_flax.analysis import labels, tables
+from mnist_flax.analysis.summaries import Summary, choose, summarize
+from mnist_flax.process import files
+from mnist_flax.process.terminal import say
+from mnist_flax.sweep import directory
+from mnist_flax.sweep.stages import Sweep
+
+Rows = list[dict[str, Any]]
+
+
+def write(sweep: Sweep) -> Rows:
+    """Write the tables of the results so far, one process at a time."""
+    with directory.locked(sweep.path):
+        tables.write_tables(sweep.path, rows := sweep.rows())
+    return rows
+
+
+def finish(sweep: Sweep, *, figures: bool, tensorboard: bool) -> None:
+    """Write everything, and print the main result."""
+    rows = write(sweep)
+    if figures:
+        _draw(sweep, rows)
+    if tensorboard:
+        from mnist_flax.monitor.tensorboard import write_members
+
+        with directory.locked(sweep.path):
+            write_members(sweep.path / "tensorboard", rows)
+    _print(rows)
+    more = ", figures/" * figures + ", tensorboard/" * tensorboard
+    say(f"results in {sweep.path}: summary.md, summary.csv, results.jsonl{more}")
+
+
+def _draw(sweep: Sweep, rows: Rows) -> None:
+    """Draw the figures, unless they are all there and show these very results."""
+    figures = sweep.path / "figures"
+    note = figures / ".drawn"  # the hash of the results in the figures, then their names
+    key = hashlib.sha256((sweep.path / "results.jsonl").read_bytes()).hexdigest()
+    drawn, *names = note.read_text().split("\n") if note.exists() else [""]
+    if drawn == key and names and all((figures / name).exists() for name in names):
+        return
+    from mnist_flax.analysis.search_figures import Search
+    from mnist_flax.analysis.sweep_figures import sweep_figures
+
+    queue, search = sweep.selection_queue, None
+    if sweep.experiment.search:
+        search = Search(queue.importances(), queue.logarithmic())
+    with directory.locked(sweep.path):
+        figures.mkdir(exist_ok=True)
+        paths = sweep_figures(figures, rows, search)
+        files.write_text(note, "\n".join([key, *(path.name for path in paths)]))
+
+
+def _print(rows: Rows) -> None:
+    """Print each chosen configuration with its validation and its test accuracy."""
+    chosen = choose(rows)
+    for method, overrides in chosen.items():
+        scores = [_score(s) for s in summarize(rows) if (s.method, s.overrides) == (method, overrides)]
+        say(f"{method + ': ' if method else ''}chosen {labels.described(overrides, overrides)}: {', '.join(scores)}")
+    if not chosen:
+        say("nothing could be chosen: in every configuration a member diverged")
+
+
+def _score(s: Summary) -> str:
+    text = "validation " if s.stage == "selection" else "test "
+    text += "" if s.mean is None else f"{100 * s.mean:.3f} % (n={s.n})"
+    return text + (f" ({s.diverged} diverged)" if s.diverged else "")
