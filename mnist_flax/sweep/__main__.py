@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
@@ -43,8 +43,6 @@ class Args:
     """Worker processes on this host; they share the CPU's cores."""
     worker: bool = False
     """Be one of the --workers, instead of starting them."""
-    supervisor: Annotated[int | None, tyro.conf.Suppress] = None
-    """The read end of a pipe that ends when the process that started this worker does."""
     storage: str | None = None
     """Database (SQLAlchemy URL) for the trials, for hosts that share no file system. Each host keeps the checkpoints of
     the members that it trains. In one database the same experiment is one sweep, whatever the workdir. Default: a
@@ -111,8 +109,7 @@ def _work(args: Args, sweep: stages.Sweep, dataset: datasets.Dataset, data_dir: 
     from mnist_flax.sweep import members
     from mnist_flax.sweep.worker import Worker
 
-    if args.supervisor is not None:
-        supervisor.stop_with_it(args.supervisor)
+    supervisor.stop_with_it()
     commit()  # read it now, once: the repository may have another commit when a population ends
     if args.compilation_cache:
         placement.use_compilation_cache(datasets.cache_dir() / "xla")

@@ -13,6 +13,7 @@ from mnist_flax.process.signals import Stopped, StopSignals
 from mnist_flax.sweep.progress import SweepProgress
 from mnist_flax.sweep.stages import Sweep
 
+_PIPE = "MNIST_FLAX_SUPERVISOR"  # names a worker's end of the supervisor's pipe
 _RESTARTS = 3  # in a row, without a member that gets done
 
 
@@ -40,14 +41,15 @@ def train(sweep: Sweep, workers: int, signals: StopSignals) -> None:
         raise RunError(f"{left} members are left ({pool.why(codes)}); run the same command again")
 
 
-def stop_with_it(pipe: int) -> None:
-    """In a worker: stop, as by SIGTERM, when the supervisor ends, however it ends; `pipe` is what it was given."""
+def stop_with_it() -> None:
+    """In a worker: stop, as by SIGTERM, when the supervisor ends, however it ends."""
 
-    def wait() -> None:
+    def wait(pipe: int) -> None:
         os.read(pipe, 1)  # nobody writes: it returns when the other end is closed
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=wait, daemon=True).start()
+    if pipe := os.environ.pop(_PIPE, ""):
+        threading.Thread(target=wait, args=(int(pipe),), daemon=True).start()
 
 
 class _Workers:
@@ -56,8 +58,7 @@ class _Workers:
     def __init__(self, path: Path, number: int) -> None:
         self._logs = [path / f"worker-{index}.log" for index in range(1, number + 1)]
         self._theirs, self._ours = os.pipe()
-        self._line = [sys.executable, "-m", "mnist_flax.sweep", *sys.argv[1:]]
-        self._line += ["--worker", "--supervisor", str(self._theirs)]
+        self._line = [sys.executable, "-m", "mnist_flax.sweep", *sys.argv[1:], "--worker"]
         self._processes: list[subprocess.Popen[bytes]] = []
         self._left, self._restarts = -1, 0  # members, at the last restart; restarts since that changed
 
@@ -102,7 +103,8 @@ class _Workers:
 
     def _start(self, log: Path) -> "subprocess.Popen[bytes]":
         share = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION") or f"{0.75 / len(self._logs):.3f}"
-        env = os.environ | {"XLA_PYTHON_CLIENT_MEM_FRACTION": share}  # each would take 75 % of a GPU's memory
+        # Each would take 75 % of a GPU's memory.
+        env = os.environ | {_PIPE: str(self._theirs), "XLA_PYTHON_CLIENT_MEM_FRACTION": share}
         with log.open("a") as file:
             return subprocess.Popen(
                 self._line, stdout=file, stderr=file, start_new_session=True, pass_fds=[self._theirs], env=env

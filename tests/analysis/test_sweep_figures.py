@@ -136,7 +136,7 @@ def test_files_are_pngs(tmp_path: Path) -> None:
     for path in paths:
         with Image.open(path) as image:
             assert image.format == "PNG" and image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
-            assert 600 < image.width < 1800 and 300 < image.height < 1200
+            assert 600 < image.width < 1800 and 200 < image.height < 1200
 
 
 def test_curves_show_the_best_eight(drawings: Callable[[str], dict[str, Figure]]) -> None:

@@ -5,6 +5,7 @@ import pty
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ sys.meta_path.insert(0, Finder())
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("module", ["mnist_flax.config", "tyro", "jax", "orbax.checkpoint.v1", "mnist_flax.compiled"])
+@pytest.mark.parametrize("module", ["mnist_flax.config", "tyro", "jax", "optax", "mnist_flax.compiled"])
 def test_during_an_import(module: str, signum: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "usercustomize.py").write_text(AT_IMPORT)
     (tmp_path / "sitecustomize.py").write_text(AT_IMPORT)
@@ -108,7 +109,7 @@ def test_a_second_signal_gives_the_cursor_back(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     seen = read_until(leader, b"\x1b[?25h")
-    assert process.wait(timeout=30) == 143 and seen.rindex(b"\x1b[?25h") > seen.rfind(b"\x1b[?25l")
+    assert process.wait(timeout=30) in (130, 143) and seen.rindex(b"\x1b[?25h") > seen.rfind(b"\x1b[?25l")
 
 
 def test_a_reader_that_ends_does_not_end_the_training(tmp_path: Path) -> None:
@@ -125,7 +126,10 @@ def test_a_reader_that_ends_does_not_end_the_training(tmp_path: Path) -> None:
 
 def test_alone_but_distributed_sigterm_saves(tmp_path: Path) -> None:
     """JAX takes SIGTERM for itself when processes join."""
-    flags = ["--distributed", "--coordinator", "localhost:0", "--num-processes", "1", "--process-id", "0"]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    flags = ["--distributed", "--coordinator", coordinator, "--num-processes", "1", "--process-id", "0"]
     line = [sys.executable, "-m", "mnist_flax.train", "--workdir", str(tmp_path / "exp"), *LONG, *flags]
     process = subprocess.Popen(line, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while not checkpoint.steps(tmp_path / "exp" / "checkpoints"):

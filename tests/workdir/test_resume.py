@@ -322,7 +322,11 @@ def test_no_commit_of_a_repository_around_an_installed_package(tmp_path: Path) -
         subprocess.run([*git, *line], check=True)
     code = "from mnist_flax.workdir.run_info import commit; print(repr(commit()))"
     run = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(site)},
+        cwd=site,
+        capture_output=True,
+        text=True,
     )
     assert run.stdout == "''\n", run
 
@@ -351,6 +355,7 @@ def test_best_means_the_best_that_was_saved(tmp_path: Path, tiny: Tiny) -> None:
     assert resume.load(tmp_path, run, "best", warn=said.append).step == 39
     assert said == [f"the best step of {tmp_path}, 26, was not saved; step 39 is the best that was"]
     empty = new_history(run)
+    (tmp_path / "none").mkdir()
     checkpoint.save(tmp_path / "none" / "checkpoints", 5, state, empty, keep=3)
     with pytest.raises(InputError, match="no best checkpoint before the first evaluation"):
         resume.load(tmp_path / "none", run, "best", warn=pytest.fail)
