@@ -18,9 +18,11 @@ import pytest
 
 from mnist_flax.config import Config, Hyperparams
 from mnist_flax.data import batches, datasets
+from mnist_flax.process.signals import STOPPING
 from mnist_flax.program import Program
 from mnist_flax.state import TrainState, as_arrays, init_state
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also under nohup, for the processes that tests start
 pytest_plugins = ["browsing"]  # fixtures for the tests of the page
 
 TINY = Config(widths=(16, 16), batch_size=16, epochs=2, steps_per_call=4)
@@ -90,7 +92,7 @@ def finished(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(autouse=True)
 def restore_signals() -> Iterator[None]:
     """Commands run in this process install handlers and an excepthook."""
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.getsignal(s) for s in STOPPING}
     hook, wakeup = sys.excepthook, signal.set_wakeup_fd(-1)
     yield
     signal.set_wakeup_fd(wakeup)

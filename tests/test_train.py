@@ -236,9 +236,12 @@ def test_what_may_only_be_read_is_used(theirs: Path) -> None:
         line = [sys.executable, "-m", f"mnist_flax.{name}", "--workdir", str(theirs / "run"), *map(str, args)]
         return subprocess.run(line, capture_output=True, text=True, env=env, user=NOBODY, group=NOBODY)
 
-    evaluated = command("evaluate")
-    if "Permission denied" in evaluated.stderr:
-        pytest.skip("somebody else may not read this Python, or this code")
+    try:
+        evaluated = command("evaluate")
+    except PermissionError:
+        pytest.skip("somebody else may not run this Python")
+    if "No module named" in evaluated.stderr:
+        pytest.skip("somebody else may not read this package")
     assert (evaluated.returncode, evaluated.stderr) == (0, "")
     assert "203 correct" in evaluated.stdout and "not written: " in evaluated.stdout
     assert command("export", "--format", "html", "--out", home / "page.html").returncode == 0

@@ -1,5 +1,6 @@
 """Print lines, warnings and progress to the terminal."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -10,10 +11,12 @@ Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
 def say(text: str = "") -> None:
-    """Print a line at once, also into a pipe. If nobody reads that pipe any more, training goes on in silence."""
+    """Print a line at once, also into a pipe. If nobody reads any more, what goes on does so in silence."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):  # the reader has ended; the terminal is gone
+            raise
         mute()
 
 

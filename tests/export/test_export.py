@@ -89,7 +89,7 @@ def metadata_of(path: Path) -> dict[str, Any]:
                 return json.loads(file["mnist_flax"].asstr()[()])
         case ".onnx":
             texts = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
-            plain = {"commit", "dataset", "split"}
+            plain = {"commit", "exported_at", "dataset", "split"}
             return {name: text if name in plain else json.loads(text) for name, text in texts.items()}
         case ".stablehlo":
             return json.loads(subprocess.run(["tail", "-n", "1", path], capture_output=True, check=True).stdout)

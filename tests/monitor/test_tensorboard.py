@@ -69,7 +69,9 @@ def runs(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert (result.returncode, result.stderr) == (0, "")
     history = [json.loads(line) for line in (home / "straight" / "metrics.jsonl").read_text().splitlines()]
     row = {"stage": "selection", "method": "", "history": history}
-    rows = [row | {"member": n, "overrides": {"l2": 0.1 * n, "batch_norm_layers": [1] * n}} for n in range(2)]
+    rows = [
+        row | {"member": n, "trial": n, "overrides": {"l2": 0.1 * n, "batch_norm_layers": [1] * n}} for n in range(2)
+    ]
     write_members(home / "sweep" / "tensorboard", rows)
     write_members(home / "sweep" / "tensorboard", rows)  # finds all of it there
     return home
@@ -159,7 +161,7 @@ def test_graph_text_and_hyperparameters(board: Board) -> None:
     wanted = {"allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"], "colParams": columns, "sliceSize": 10}
     groups = board.json("plugin/hparams/session_groups", wanted)["sessionGroups"]
     by_name = {session["name"]: group for group in groups for session in group["sessions"]}
-    assert by_name["sweep/tensorboard/selection-0001/eval"]["hparams"]["l2"] == 0.1
+    assert by_name["sweep/tensorboard/selection-trial-0001/eval"]["hparams"]["l2"] == 0.1
     straight = by_name["straight/tensorboard/eval"]
     assert straight["hparams"]["widths"] == "[16, 16]" and straight["sessions"][0]["status"] == "STATUS_SUCCESS"
     scores = {each["name"]["tag"]: each["value"] for each in straight["metricValues"]}

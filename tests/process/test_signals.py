@@ -3,7 +3,6 @@
 import os
 import pty
 import re
-import resource
 import signal
 import socket
 import subprocess
@@ -57,14 +56,21 @@ cli.main(evaluate.Args, evaluate.run)
     assert not [*tmp_path.iterdir()]
 
 
+# Makes the terminal the process's own, as a shell does, and becomes the command.
+IN_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])
+"""
+
+
 def in_a_terminal(line: list[str]) -> tuple[subprocess.Popen[bytes], int]:
     """A command whose terminal is ours: its process, and our end of the terminal."""
     leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", *line], stdin=follower, stdout=follower, stderr=follower,
-        env=ENV | {"TERM": "xterm", "COLUMNS": "100"}, start_new_session=True,
-        preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
-    )  # fmt: skip
+    streams = {"stdin": follower, "stdout": follower, "stderr": follower}
+    env = ENV | {"TERM": "xterm", "COLUMNS": "100"}
+    line = [sys.executable, "-c", IN_TERMINAL, *line]
+    process = subprocess.Popen(line, **streams, env=env, start_new_session=True)
     os.close(follower)
     return process, leader
 
@@ -141,12 +147,13 @@ def test_alone_but_distributed_sigterm_saves(tmp_path: Path) -> None:
 
 
 def test_more_files_may_be_open_where_the_system_allows_it() -> None:
-    code = "from mnist_flax.process import files; print(files.allow_open(300), files.allow_open(500))"
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 400))
-
-    result = subprocess.run([sys.executable, "-c", code], preexec_fn=limit, capture_output=True, text=True)
+    code = """
+import resource
+from mnist_flax.process import files
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 400))
+print(files.allow_open(300), files.allow_open(500))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout == "True False\n", result.stderr
 
 
