@@ -40,17 +40,21 @@ def test_alone_a_signal_is_what_was_received() -> None:
     assert distributed.stop_signal(0, None) is None and distributed.stop_signal(1, signal.SIGINT) == signal.SIGINT
 
 
-def test_two_processes_stop_at_one_call_when_one_gets_sigterm() -> None:
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_two_processes_stop_at_one_call_when_one_gets_a_signal(signum: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     code = """
-import os, sys, time, jax
+import os, sys, time
 from mnist_flax.process import distributed
-jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from mnist_flax.process.signals import StopSignals
+signals = StopSignals()
+signals._deferring = True
+distributed.join(sys.argv[1], 2, int(sys.argv[2]))
 print("ready", flush=True)
 for call in range(2000):
-    if distributed.stop_signal(call, None):
+    if distributed.stop_signal(call, signals.received):
         print(call, flush=True)
         os._exit(0)
     time.sleep(0.01)
@@ -61,7 +65,7 @@ for call in range(2000):
         for i in range(2)
     ]
     assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
-    processes[1].send_signal(signal.SIGTERM)
+    processes[1].send_signal(signum)
     stopped = [process.communicate(timeout=30)[0] for process in processes]
     assert stopped[0] == stopped[1] and 0 < int(stopped[0]) < 1999
     assert [process.returncode for process in processes] == [0, 0]

@@ -67,7 +67,7 @@ class Sweep:
         """All members of the experiment; those of one population next to each other, as workers claim them in order."""
         experiment, path = self.experiment, self.path / "members"
         if experiment.search:
-            number = max(experiment.trials, len(self.selection_queue.living()))  # never fewer than were queued before
+            number = max(experiment.trials, len(self.selection_queue.counted()))  # never fewer than were queued before
             members = {f"{index}": {} for index in range(number)}
         else:
             members = self._grid

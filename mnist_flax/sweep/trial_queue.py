@@ -55,7 +55,7 @@ class TrialQueue:
         self._stop.set()
         self._heartbeat.join()
 
-    def living(self) -> dict[str, FrozenTrial]:
+    def counted(self) -> dict[str, FrozenTrial]:
         """For each member the trial that counts, in the order in which the members were queued first."""
         found: dict[str, FrozenTrial] = {}
         for trial in self.study.get_trials(deepcopy=False, states=_ALIVE):
@@ -69,11 +69,11 @@ class TrialQueue:
 
     def finished(self) -> dict[str, FrozenTrial]:
         """The members that are done."""
-        return {key: trial for key, trial in self.living().items() if trial.state in _DONE}
+        return {key: trial for key, trial in self.counted().items() if trial.state in _DONE}
 
     def running(self) -> list[FrozenTrial]:
         """The members that some worker is training."""
-        return [trial for trial in self.living().values() if trial.state == TrialState.RUNNING]
+        return [trial for trial in self.counted().values() if trial.state == TrialState.RUNNING]
 
     def first_number(self, trial: optuna.Trial | FrozenTrial) -> int:
         """The number of the first trial of a trial's member."""
@@ -85,12 +85,12 @@ class TrialQueue:
 
     def enqueue(self, members: dict[str, dict[str, Any]]) -> None:
         """Queue every member that is not waiting, running or done yet; `members` maps each key to its attributes."""
-        living = self.living()
+        counted = self.counted()
         # A trial that follows a failed one trains what the search sampled for the failed one.
         trials = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         sampled = {trial.user_attrs["member"]: trial.params for trial in trials if trial.params}
         for key, attributes in members.items():
-            if key not in living:
+            if key not in counted:
                 self.study.enqueue_trial(sampled.get(key, {}), user_attrs={"member": key, **attributes})
 
     def claim(self, most: int) -> list[optuna.Trial]:
@@ -100,8 +100,8 @@ class TrialQueue:
             trial = self.study.ask()
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # released: its worker seemed dead
                 trial.set_user_attr("worker", self.worker)
-                living = self.living().get(trial.user_attrs.get("member", ""))
-                if living and living.number == trial.number:
+                counted = self.counted().get(trial.user_attrs.get("member", ""))
+                if counted and counted.number == trial.number:
                     claimed.append(trial)
                     continue
             # Two processes queued this member at once; or the last waiting trial was taken, and Optuna made a new one.

@@ -1,5 +1,6 @@
 """Every member of a population is what it would be alone, on one device or many."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ from jax.sharding import Mesh
 from mnist_flax import compiled, placement
 from mnist_flax.config import Config, Hyperparams
 from mnist_flax.data import batches, datasets
+from mnist_flax.program import make_program
 from mnist_flax.state import as_arrays
 from mnist_flax.sweep import members
 from mnist_flax.sweep.stages import Stage
@@ -163,3 +165,43 @@ def test_what_is_removed_has_no_name_from_the_database(tmp_path: Path) -> None:
         stage = Stage("selection", cast(Any, None), queue, tmp_path / "sweep/members", attributes, cast(Any, None), 0)
         cast(Any, Worker)(stage, None, None, None, None, None)._prune()
     assert (tmp_path / "outside").exists() and not [*(tmp_path / "sweep" / "members").iterdir()]
+
+
+def test_a_population_that_does_not_divide_is_filled_up(dataset: datasets.Dataset) -> None:
+    """Nine members on eight devices; the seven copies are not seen, and the ninth is what it would be alone."""
+    configs = [replace(TINY, hparams=Hyperparams(seed=seed)) for seed in range(9)]
+    splits = dataset.read("train[:32]"), dataset.read("test[:20]")
+    info = {"image_shape": dataset.image_shape, "class_names": dataset.class_names, "train_examples": 32}
+    program = make_program(TINY, info)
+    driver = compiled.PopulationDriver(configs, program, *splits)
+    state, metrics = driver.train(driver.init(), driver.batches(0))
+    assert metrics.examples.shape == (16, 2)
+    alone = compiled.RunDriver(configs[8], program, *splits, placement.data_mesh(16))
+    _, want = alone.train(alone.init(), alone.batches(0))
+    np.testing.assert_allclose(metrics.cross_entropy[8], want.cross_entropy, rtol=1e-5)
+    placed = driver.place([jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), state) for i in range(9)])
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(placed)} == {16}
+
+
+def test_members_are_saved_in_between(
+    tmp_path: Path, dataset: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = dataset.read("train[:200]"), dataset.read("test[:203]")
+    monkeypatch.setattr(members, "_SAVE_SECONDS", -1.0)
+    runs = members_in(tmp_path, dataset, [Hyperparams(), Hyperparams(learning_rate=1e30)])
+    for event in members.train(runs, *splits, needs_state=lambda: False):
+        if event.step == 15:  # in the second epoch, the last
+            saved = [checkpoint.steps(member.path / "checkpoints") for member in runs]
+    assert saved == [[10], []]
+
+
+def test_a_member_whose_checkpoints_are_all_damaged_starts_again(tmp_path: Path, dataset: datasets.Dataset) -> None:
+    splits = dataset.read("train[:200]"), dataset.read("test[:203]")
+    runs = members_in(tmp_path, dataset, [Hyperparams()])
+    events = list(members.train(runs, *splits, needs_state=lambda: False))
+    members.save(runs, runs, events[-1])
+    (runs[0].path / "checkpoints" / "20" / "SHA256SUMS").unlink()
+    said: list[str] = []
+    again = members.open_member(runs[0].path, runs[0].run, said.append)
+    assert (again.start, again.state, again.history["history"]) == (0, None, [])
+    assert "is damaged" in said[0] and said[1].endswith("this member starts again from scratch") and len(said) == 2

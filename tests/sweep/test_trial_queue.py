@@ -61,7 +61,7 @@ def test_members_are_claimed_once_and_in_order(worker: Open) -> None:
 def test_two_workers_that_enqueue_at_once_make_no_doubles(worker: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = worker(), worker()
     with monkeypatch.context() as context:  # as if neither had seen what the other did
-        context.setattr(TrialQueue, "living", lambda self: {})
+        context.setattr(TrialQueue, "counted", lambda self: {})
         one.enqueue(MEMBERS)
         other.enqueue(MEMBERS)
     assert len(one.study.trials) == 10
@@ -230,7 +230,7 @@ def test_a_database_that_comes_back_was_only_slow(tmp_path: Path, monkeypatch: p
     assert names([*queue.finished().values()]) == ["a"] and names(claimed) == ["a", "b"]
     monkeypatch.setattr(storage, "_PATIENCE", 0.2)
     with without_answers(database.engine, math.inf), pytest.raises(RunError, match="not answered for .*closed the con"):
-        queue.living()
+        queue.counted()
     database.engine.dispose()
 
 
@@ -250,7 +250,7 @@ except OSError as error:
     print(error.strerror, path.read_bytes() == before)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 queue.enqueue({{"c": {{}}}})
-print(sorted(queue.living()))
+print(sorted(queue.counted()))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout == "File too large True\n['a', 'c']\n", result.stderr

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,13 @@ import pytest
 from conftest import TINY_FLAGS, Command, Tiny, assert_trees_equal
 
 import mnist_flax
+from mnist_flax import inference, train
 from mnist_flax.config import Config
 from mnist_flax.errors import InputError, RunError
-from mnist_flax.process import files
+from mnist_flax.loop import Event
+from mnist_flax.metrics import Metrics
+from mnist_flax.monitor.async_writer import AsyncWriter
+from mnist_flax.process import cli, files
 from mnist_flax.workdir import checkpoint, claim, resume, run_info
 from mnist_flax.workdir.resume import new_history
 
@@ -379,3 +384,37 @@ def test_a_link_inside_leads_nowhere(name: str, finished: Path, command: Command
         assert result.returncode == 2 and result.stderr.count("\n") == 1, result
         assert f"has a symbolic link, {Path(name).name}; put what it points to in its place" in result.stderr
     assert outside.read_text() == "mine" if outside.is_file() else [p.name for p in outside.iterdir()] == ["mine"]
+
+
+def test_the_best_step_is_the_first_of_the_highest_accuracy(tiny: Tiny) -> None:
+    history: dict = {"history": [], "best_step": None, "running": None}
+    for epoch, correct in enumerate((7, 9, 9, 8), start=1):
+        sums = Metrics(*(np.array([value]) for value in (1.0, 0.1, correct, 10, 0.0)))
+        event = Event(13 * epoch, epoch, None, sums, 1.0, sums, None, 0.5)
+        resume.update_history(history, event, tiny.config, tiny.program)
+    assert history["best_step"] == 26 and len(history["history"]) == 8
+
+
+def test_the_writer_has_every_message_before_a_checkpoint_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps before a checkpoint are not trained, so not sent, again."""
+    seen: list[str] = []
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *args, **kwargs: (seen.append("save"), save(*args, **kwargs)))
+    for name in ("send", "flush"):
+        monkeypatch.setattr(AsyncWriter, name, lambda self, *_, name=name: seen.append(name))
+    flags = [*TINY_FLAGS, "--batch-size", "40", "--epochs", "1"]
+    monkeypatch.setattr(sys, "argv", ["train", "--workdir", str(tmp_path / "exp"), *flags])
+    with pytest.raises(SystemExit):
+        cli.main(train.Args, train.run)
+    saves = [index for index, what in enumerate(seen) if what == "save"]
+    assert saves and all(seen[index - 2 : index] == ["send", "flush"] for index in saves)
+
+
+def test_other_data_than_the_runs_is_refused(finished: Path) -> None:
+    run = run_info.read(finished)
+    assert inference.find_dataset(run, None).sha256 == run.data["sha256"]
+    other = replace(run, data=run.data | {"sha256": run.data["sha256"] | {"test-images.npy": "0" * 64}})
+    with pytest.raises(InputError, match="holds another mnist than the run's; give its --data-dir"):
+        inference.find_dataset(other, None)
