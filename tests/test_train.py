@@ -215,7 +215,11 @@ def theirs(finished: Path, dataset: datasets.Dataset, tmp_path: Path) -> Iterato
     config = json.loads((run / "config.json").read_text())
     config["data"]["data_dir"] = str(data)
     (run / "config.json").write_text(json.dumps(config))
-    above = [path for path in tmp_path.parents if path.stat().st_uid == 0 and path.stat().st_mode & 0o005 != 0o005]
+    above = [
+        path
+        for path in (tmp_path, *tmp_path.parents)
+        if path.stat().st_uid == 0 and path.stat().st_mode & 0o005 != 0o005
+    ]
     modes = {path: path.stat().st_mode for path in above}
     for path in above:
         path.chmod(modes[path] | 0o005)
