@@ -114,7 +114,9 @@ def _product(x: Array, kernel: Array, dimension_numbers: Any, *, dtype: str, **_
         kernel, dimension_numbers = jax.lax.optimization_barrier(kernel.T), (((1,), (1,)), ((), ()))
     if dtype == "bfloat16":
         return _bfloat16_product(x, kernel, dimension_numbers[0][1][0])
-    return jax.lax.dot_general(x, kernel, dimension_numbers, preferred_element_type=x.dtype)
+    # GPUs and TPUs would round the factors, to TF32 or bfloat16, unless told otherwise.
+    highest = jax.lax.Precision.HIGHEST
+    return jax.lax.dot_general(x, kernel, dimension_numbers, precision=highest, preferred_element_type=x.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

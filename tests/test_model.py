@@ -154,6 +154,14 @@ def test_bfloat16_factors_and_float32_sums_also_backward(small) -> None:
     assert types == [(["bfloat16"] * 2, "float32")] * 9  # three layers: forward, to the input, to the kernel
 
 
+def test_float32_is_not_rounded_by_accelerators_either(small) -> None:
+    tiny = Tiny()
+    state, hparams = tiny.init(tiny.hparams()), tiny.hparams()
+    traced = jax.make_jaxpr(partial(train_step, program=tiny.program))(state, hparams, take(small, jnp.arange(16)))
+    products = [e for e in equations(traced.jaxpr) if e.primitive.name == "dot_general"]
+    assert [e.params["precision"] for e in products] == [(jax.lax.Precision.HIGHEST,) * 2] * 8
+
+
 @pytest.mark.parametrize("columns", [10, 40])
 def test_bfloat16_gradients_are_those_of_numpy(columns: int) -> None:
     rng = np.random.default_rng(0)
