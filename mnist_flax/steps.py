@@ -50,7 +50,7 @@ def train_step(
     )
     updates, opt_state = program.optimizer(hparams).update(grads, state.opt_state, state.params)
     measured = state.step % GRADIENT_NORM_EVERY == 0
-    # Not a constant 0: in a population both branches must differ from member to member, as `shard_map` sees it.
+    # Not a constant 0: under `shard_map` both branches must be values that vary over the devices.
     norm = jax.lax.cond(measured, optax.tree.norm, lambda _: jnp.zeros_like(sums[0]), grads)
     metrics = _metrics(sums, state.params, hparams, batch, program, norm)
     params = optax.apply_updates(state.params, updates)

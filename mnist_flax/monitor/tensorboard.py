@@ -67,7 +67,8 @@ class TensorBoardWriter:
 
     def scores(self, line: dict[str, Any]) -> None:
         """Write the scalars of a line of `metrics.jsonl`."""
-        self._add(line["split"], _scalars({name: line[name] for name in _SCORES}), line["step"])
+        known = {name: line[name] for name in _SCORES if name in line}  # lines of older versions have fewer
+        self._add(line["split"], _scalars(known), line["step"])
 
     def parameters(self, params: Any, step: int) -> None:
         """Write histograms and norms of all parameters."""

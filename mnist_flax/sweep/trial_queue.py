@@ -5,9 +5,9 @@
         for trial in queue.claim(16):  # no other worker gets them
             queue.finish(trial, values=[0.93, 0.96], value=0.96, attributes={"seconds": 12.3})
 
-A member has a key, and one or more trials: if a trial fails or its worker dies, another one follows. Of the trials that
-have not failed, only the one with the lowest number counts. All processes see the same numbers, so they agree without a
-lock.
+A member has a key, and one or more trials: if a trial fails or its worker dies, the member gets another trial, with the
+next number. Two processes may do so at once; then the trial with the lower number counts. All processes see the same
+numbers, so they agree without a lock. The trial with the lowest number that waits is claimed first.
 """
 
 import contextlib
@@ -106,7 +106,7 @@ class TrialQueue:
                     continue
             # Two processes queued this member at once; or the last waiting trial was taken, and Optuna made a new one.
             self.release([trial])
-        if claimed:  # seeds differ between processes, and are reproducible with one
+        if claimed:  # another seed for each claim; the same search again, by one worker, samples the same
             self.study.sampler = optuna.samplers.TPESampler(seed=claimed[0].number)
         return claimed
 

@@ -187,7 +187,7 @@ def _sums(path: Path) -> str:
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """Verify a checkpoint's checksums: what is wrong with it, or None."""
     try:
         expected, found = (path / _SUMS).read_bytes(), _sums(path).encode()
     except OSError as error:

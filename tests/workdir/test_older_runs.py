@@ -49,7 +49,7 @@ FINISHED = ["--widths", "6", "8", "--epochs", "2", "--train-split", "train[:5000
 QUIET = ["--no-figures", "--no-tensorboard"]
 IMAGES = (np.arange(3 * 28 * 28) ** 2 % 251).astype(np.uint8).reshape(3, 28, 28)
 NEVER_SAME = {"seconds", "commit", "versions"}
-LATER = {"trial", "workdir"}  # a result names its trial, and a directory only if it was kept
+ADDED_SINCE = {"trial", "workdir"}  # a result names its trial, and a directory only if it was kept
 REORDERED = {"expected_calibration_error"}
 TOLERANCE = 1e-4  # of a number on any other machine
 TOLERANCES = {"accuracy": 0.02, "value": 0.02, "learning_rate": 1e-8}  # of these: a few examples of 200; nearly nothing
@@ -123,7 +123,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 def lasting(tree: Any) -> Any:
     """Without what no two runs have in common, and without the digits of a sum that is now made in another order."""
     if isinstance(tree, dict):
-        kept = {name: lasting(value) for name, value in tree.items() if name not in NEVER_SAME | LATER}
+        kept = {name: lasting(value) for name, value in tree.items() if name not in NEVER_SAME | ADDED_SINCE}
         return kept | {name: round(kept[name], 12) for name in REORDERED & kept.keys()}
     return [lasting(value) for value in tree] if isinstance(tree, list) else tree
 
@@ -154,7 +154,7 @@ def _assert_close(got: Any, want: Any, tolerance: float, where: str) -> None:
 
 def by_member(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Everything about each member but its place among the others, by what it is."""
-    place = dict.fromkeys(LATER | {"member"})
+    place = dict.fromkeys(ADDED_SINCE | {"member"})
     return {json.dumps([row["stage"], row["overrides"]]): row | place for row in rows}
 
 
