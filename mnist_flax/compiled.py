@@ -58,7 +58,7 @@ class RunDriver:
         return epoch_batches(self._examples, self._config.batch_size, self._config.hparams.seed, epoch)
 
     def train(self, state: Any, batches: np.ndarray) -> tuple[Any, Metrics]:
-        """Dispatch the steps of int32 [K, B] batches, without waiting; the state is donated. Leaves of the metrics are [K]."""
+        """Dispatch the steps of int32 [K, B] batches; the state is donated. Leaves of the metrics are [K]."""
         indices = shard_batches(batches, self._mesh)
         return train_steps(state, self._hparams, self._train, indices, program=self._program)
 
@@ -105,7 +105,7 @@ class PopulationDriver:
         return np.stack([epoch_batches(self._examples, size, seed, epoch) for seed in self._seeds])
 
     def train(self, state: Any, batches: np.ndarray) -> tuple[Any, Metrics]:
-        """Dispatch the steps of int32 [P, K, B] batches, without waiting; the state is donated. Leaves of the metrics are [P, K]."""
+        """Dispatch the steps of int32 [P, K, B] batches; the state is donated. Leaves of the metrics are [P, K]."""
         return train_members(state, self._hparams, self._train, self._shard(batches), **self._static)
 
     def evaluate(self, state: Any) -> tuple[Metrics, Any]:
