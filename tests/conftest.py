@@ -2,7 +2,8 @@
 
 import os
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# In the tests' own processes XLA compiles quickly rather than well. Commands are run as users run them, without these.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
