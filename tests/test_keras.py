@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import optax
 import pytest
+from keras.src.layers.normalization import batch_normalization
 
 from mnist_flax.compiled import train_steps
 from mnist_flax.config import Config, Hyperparams
@@ -76,7 +77,9 @@ def keras_promotes_ranks() -> Iterator[None]:
 
 
 @pytest.fixture
-def float64() -> Iterator[None]:
+def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keras in float64 throughout; by itself its BatchNorm computes in float32."""
+    monkeypatch.setattr(batch_normalization.backend, "result_type", lambda *dtypes: max(dtypes))
     with jax.enable_x64(True):
         for dtype in ("float64", "float32"):
             keras.config.set_floatx(dtype)
@@ -101,7 +104,7 @@ def hparams64() -> Hyperparams:
     return jax.tree.map(lambda x: np.asarray(x, np.float64 if isinstance(x, float) else np.uint32), h)
 
 
-def assert_close(ours: dict, theirs: dict, rtol: float = 1e-6) -> None:
+def assert_close(ours: dict, theirs: dict, rtol: float = 1e-11) -> None:
     """Each leaf relative to its own largest value, but for the bias in front of BatchNorm.
 
     That one's gradient is exactly zero; what either program has there is rounding, small against all gradients.
@@ -143,9 +146,9 @@ def test_logits_losses_gradients_and_statistics_along_a_trajectory(float64: None
         state, metrics = step(state, batch)
 
         assert logits.dtype == want_logits.dtype == np.float64
-        np.testing.assert_allclose(logits, want_logits, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(logits, want_logits, rtol=1e-11, atol=1e-11)
         our_loss = (metrics.cross_entropy + metrics.l2_penalty) / real
-        np.testing.assert_allclose(our_loss, want_loss, rtol=1e-6)
+        np.testing.assert_allclose(our_loss, want_loss, rtol=1e-11)
         assert_close(grads, from_keras(theirs.trainable_variables, want_grads))
         assert_close(stats, from_keras(theirs.non_trainable_variables, want_stats))
 

@@ -56,6 +56,7 @@ print("ready", flush=True)
 for call in range(2000):
     if distributed.stop_signal(call, signals.received):
         print(call, flush=True)
+        distributed.wait_for_all("the end")  # else one ends while the other still asks
         os._exit(0)
     time.sleep(0.01)
 """
@@ -66,7 +67,7 @@ for call in range(2000):
     ]
     assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
     processes[1].send_signal(signum)
-    stopped = [process.communicate(timeout=30)[0] for process in processes]
+    stopped = [process.communicate(timeout=30)[0].splitlines()[0] for process in processes]  # then Gloo speaks
     assert stopped[0] == stopped[1] and 0 < int(stopped[0]) < 1999
     assert [process.returncode for process in processes] == [0, 0]
 
