@@ -7,6 +7,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backen
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -88,6 +89,22 @@ def finished(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path
     result = command("train", "--workdir", path, *TINY_FLAGS)
     assert result.returncode == 0, result.stderr
     return path
+
+
+@contextlib.contextmanager
+def alarm(seconds: int) -> Iterator[None]:
+    """Fail if the block does not end by itself."""
+
+    def ring(*_: object) -> None:
+        raise AssertionError(f"no end after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(autouse=True)

@@ -32,7 +32,8 @@ def steps(directory: Path) -> list[int]:
     """The steps that have a checkpoint, ascending."""
     if not directory.is_dir():
         return []
-    return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdecimal() and entry.is_dir())
+    named = [entry for entry in directory.iterdir() if entry.name.isdecimal() and entry.is_dir()]
+    return sorted(int(entry.name) for entry in named if entry.name == str(int(entry.name)))  # not 007, whose path is 7
 
 
 def save(directory: Path, step: int, state: Any, info: dict[str, Any], *, keep: int) -> None:

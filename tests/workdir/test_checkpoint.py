@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import Tiny, assert_trees_equal
+from conftest import Tiny, alarm, assert_trees_equal
 
 import mnist_flax
 from mnist_flax import placement
@@ -264,3 +264,13 @@ def test_everything_is_on_the_disk_before_anything_older_goes(
     then = {what for kind, what in seen[named:pruned] if kind == "sync"}
     assert {(tmp_path / "c").stat().st_ino, tmp_path.stat().st_ino} <= then
     assert [what for kind, what in seen[:pruned] if kind == "remove"] == []
+
+
+@pytest.mark.parametrize("name", ["0010", "١٠٠"])
+def test_a_name_that_is_not_how_a_step_is_written_is_no_checkpoint(two: Path, tmp_path: Path, name: str) -> None:
+    """It was looked for under the name of its number, for ever."""
+    shutil.copytree(two, tmp_path / "c")
+    shutil.rmtree(tmp_path / "c" / "10")
+    shutil.copytree(two / "10", tmp_path / "c" / name)
+    with alarm(5):
+        assert checkpoint.restore(tmp_path / "c", "latest", identity={}, warn=silent)[0] == 5
