@@ -1,17 +1,20 @@
 """Whatever a user can do wrong: one line that names it, the exit code, and a disk left as it was."""
 
 import json
+import os
 import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY_FLAGS
+from conftest import TINY_FLAGS, alarm
 
 from mnist_flax import evaluate, train
+from mnist_flax.errors import InputError
 from mnist_flax.process import cli
 from mnist_flax.sweep import __main__ as sweep
+from mnist_flax.workdir import run_info
 
 COMMANDS = {"train": train, "evaluate": evaluate, "sweep": sweep}
 
@@ -232,6 +235,35 @@ def test_bad_config_json(
     assert code == 2 and stderr.startswith("error: ") and stderr.count("\n") == 1, stderr
     assert re.search(message, stderr), stderr
     assert snapshot(path) == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", ".lock"])
+@pytest.mark.parametrize("what", ["pipe", "device"])
+@pytest.mark.parametrize("program", ["train", "evaluate"])
+def test_what_never_ends_is_not_read(
+    program: str, what: str, name: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    path = tmp_path / "exp"
+    shutil.copytree(finished, path)
+    (path / name).unlink()
+    if what == "pipe":
+        os.mkfifo(path / name)
+    else:
+        (path / name).symlink_to("/dev/tty" if name == "config.json" else "/dev/zero")
+    before = snapshot(path)
+    with alarm(30):
+        code, stderr = run(program, ["--workdir", str(path), *TINY_FLAGS * (program == "train")], monkeypatch, capsys)
+    assert code == 2 and stderr.startswith("error: ") and stderr.count("\n") == 1, stderr
+    assert name in stderr and re.search("pipe or a device|symbolic link", stderr), stderr
+    assert snapshot(path) == before
+
+
+def test_a_config_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    os.truncate(tmp_path / "config.json", 2**34)  # takes no space
+    with pytest.raises(InputError, match="config.json cannot be read .File too large"):
+        run_info.read(tmp_path)
 
 
 def test_traceback_shows_where(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

@@ -5,18 +5,23 @@ with replacing(directory / "curves.png") as scratch:
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import resource
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from mnist_flax.errors import wrong
+
 _TEMPORARY: set[Path] = set()
+_MOST_JSON = 2**26  # bytes of one JSON file
 SCRATCH = ".saving-"  # a prefix, since some libraries choose the file format by the suffix
 
 
@@ -62,16 +67,19 @@ def remove_temporary() -> None:
         remove(path)
 
 
-def find_link(directory: Path, names: Iterable[str]) -> Path | None:
-    """The first of these entries of a directory that is a symbolic link: what is written there would land elsewhere.
+def check_entries(directory: Path, names: Iterable[str]) -> None:
+    """Raise `InputError` if one of these entries of a directory is neither a file nor a directory.
 
-    The last part of a name may be a pattern, such as `checkpoints/*`.
+    What is written to a symbolic link would land elsewhere, and a pipe or a device may never end. The last part of a
+    name may be a pattern, such as `checkpoints/*`.
     """
     for name in names:
         for path in [directory / name] if "*" not in name else sorted(directory.glob(name)):
             if path.is_symlink():
-                return path
-    return None
+                problem, remedy = f"has a symbolic link, {path.name}", "put what it points to in its place"
+                raise wrong("workdir", directory, problem, remedy)
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise wrong("workdir", directory, f"has a pipe or a device, {path.name}", "remove it")
 
 
 def remove(path: Path) -> None:
@@ -93,6 +101,21 @@ def sync(path: Path, *, inside: bool = True) -> None:
         os.close(descriptor)
 
 
+def read_json(path: Path) -> Any:
+    """The JSON of a file. Raises `ValueError` if it is not JSON, and `OSError` for a pipe or a device: it may never end."""
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
+    if status.st_size > _MOST_JSON:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    try:
+        return json.loads(path.read_text())
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file's content atomically."""
     with replacing(path) as scratch:
@@ -111,7 +134,8 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     """Make a file hold exactly these JSON objects, one per line."""
     text = "".join(map(_encode, lines))
-    if not path.exists() or path.read_text(errors="replace") != text:
+    # Its size first: a huge one need not be read.
+    if not path.is_file() or path.stat().st_size != len(text) or path.read_text(errors="replace") != text:
         write_text(path, text)
 
 
@@ -130,7 +154,7 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[IO[str]]:
 def is_locked(path: Path) -> bool:
     """Whether a process holds a lock file now."""
     try:
-        with open(path) as file:
+        with open(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # not on a pipe
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

@@ -18,13 +18,12 @@ def check(directory: Path, identity: dict[str, Any]) -> None:
     """Raise `InputError` unless a directory is new, empty, or that of a sweep with this `identity` (JSON values)."""
     if directory.exists() and not directory.is_dir():
         raise wrong("workdir", directory, "is not a directory", _ANOTHER)
-    if link := files.find_link(directory, _WRITTEN):
-        raise wrong("workdir", directory, f"has a symbolic link, {link.name}", "put what it points to in its place")
+    files.check_entries(directory, _WRITTEN)
     ours = {_LOCK, files.scratch_of(directory / _SWEEP).name, f".{_SWEEP}.tmp"}
     if not directory.exists() or not {entry.name for entry in directory.iterdir()} - ours:
         return
     try:
-        recorded = json.loads((directory / _SWEEP).read_text())
+        recorded = files.read_json(directory / _SWEEP)
         differing = [name for name, value in identity.items() if recorded.get(name) != value]
     except (OSError, ValueError, AttributeError):
         raise wrong("workdir", directory, f"is not a sweep (it has no valid {_SWEEP})", _ANOTHER) from None

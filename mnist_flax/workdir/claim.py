@@ -59,8 +59,7 @@ def check(workdir: Path, config: Config) -> None:
 
 def check_links(workdir: Path) -> None:
     """Raise `InputError` if something that a command writes in a run's directory would land outside of it."""
-    if link := files.find_link(workdir, _WRITTEN):
-        raise wrong("workdir", workdir, f"has a symbolic link, {link.name}", "put what it points to in its place")
+    files.check_entries(workdir, _WRITTEN)
 
 
 class InUse(InputError):

@@ -12,7 +12,7 @@ from typing import Any
 
 from mnist_flax.config import Config, from_json, to_json
 from mnist_flax.errors import InputError, wrong
-from mnist_flax.process.files import write_text
+from mnist_flax.process.files import read_json, write_text
 
 CONFIG = "config.json"
 FORMAT = 1  # of a run's directory; recorded, so that an older version can refuse a newer one's
@@ -53,12 +53,12 @@ def read(workdir: Path) -> RunInfo:
     """
     path, remedy = workdir / CONFIG, "restore it or choose another --workdir"
     try:
-        tree = json.loads(path.read_text())
+        tree = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise wrong("workdir", workdir, f"is not a run (it has no {CONFIG})", "give the --workdir of a run") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give another --workdir") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); {remedy}") from None
     parts, later = {"config", "data", "versions"}, {"format": FORMAT, "commit": ""}  # what older files lack
     if isinstance(tree, dict):

@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY_FLAGS
+from conftest import TINY_FLAGS, alarm
 
+from mnist_flax.errors import InputError
 from mnist_flax.process import files
 from mnist_flax.workdir import checkpoint
 
@@ -149,6 +150,7 @@ def test_alone_but_distributed_sigterm_saves(tmp_path: Path) -> None:
 def test_more_files_may_be_open_where_the_system_allows_it() -> None:
     code = """
 import resource
+from mnist_flax.errors import InputError
 from mnist_flax.process import files
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 400))
 print(files.allow_open(300), files.allow_open(500))
@@ -157,8 +159,15 @@ print(files.allow_open(300), files.allow_open(500))
     assert result.stdout == "True False\n", result.stderr
 
 
-def test_links_are_found_by_name_and_by_pattern(tmp_path: Path) -> None:
+def test_links_and_pipes_are_found_by_name_and_by_pattern(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
-    assert files.find_link(tmp_path, ("real", "missing", "real/*")) is None
+    files.check_entries(tmp_path, ("real", "missing", "real/*"))
     (tmp_path / "real" / "link").symlink_to("/nowhere")
-    assert files.find_link(tmp_path, ("real", "real/*")) == tmp_path / "real" / "link"
+    files.check_entries(tmp_path, ("real",))
+    with pytest.raises(InputError, match="has a symbolic link, link; put what it points to in its place"):
+        files.check_entries(tmp_path, ("real", "real/*"))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="has a pipe or a device, pipe; remove it"):
+        files.check_entries(tmp_path, ("pipe",))
+    with alarm(5):
+        assert not files.is_locked(tmp_path / "pipe")
