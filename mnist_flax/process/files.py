@@ -102,7 +102,7 @@ def sync(path: Path, *, inside: bool = True) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON of a file. Raises `ValueError` if it is not JSON, and `OSError` for a pipe or a device: it may never end."""
+    """The JSON of a file; raises `ValueError` if it is not JSON, and `OSError` for a pipe or a device."""
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

@@ -148,6 +148,9 @@ def _read(path: Path, identity: dict[str, Any], like: Any) -> tuple[Any, dict[st
 
     They are checked in a copy and read from it, whatever a running training does to the original meanwhile.
     """
+    for entry in path.rglob("*"):  # before they are copied: a pipe never ends, and a linked directory may hold itself
+        if not (entry.is_file() or (entry.is_dir() and not entry.is_symlink())):
+            return None, {}, f"{entry.relative_to(path)} is not a file"
     with files.temporary_directory() as scratch:
         copy = scratch / "checkpoint"
         try:
@@ -159,15 +162,25 @@ def _read(path: Path, identity: dict[str, Any], like: Any) -> tuple[Any, dict[st
             return None, {}, "it is gone"
         if damage := _damage(copy):
             return None, {}, damage
-        metadata = ocp.metadata(str(copy))
-        info = cast(dict[str, Any], metadata.custom_metadata)
-        # Before loading: another run's arrays may have other shapes.
-        if differing := _differing(identity, {part: info.get(part, {}) for part in identity}):
-            problem = f"was saved by a run whose config.json was another: {', '.join(differing)} differs"
-            raise InputError(f"{path} {problem}; restore it")
-        like = metadata.metadata if like is None else like
-        state = ocp.load(str(copy), jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like))
-    return state, info, None
+        try:
+            return *_load(path, copy, identity, like), None
+        except InputError:
+            raise
+        except Exception as error:  # of orbax, of any kind: somebody else, or another version of it, has written it
+            text = f"the checkpoint {path} cannot be loaded, though its sums are right ({first_line(error)})"
+            raise RunError(f"{text}; restore it or give another --step") from error
+
+
+def _load(path: Path, copy: Path, identity: dict[str, Any], like: Any) -> tuple[Any, dict[str, Any]]:
+    """State and info of the checkpoint `path`, from an undamaged copy of it."""
+    metadata = ocp.metadata(str(copy))
+    info = cast(dict[str, Any], metadata.custom_metadata)
+    # Before loading: another run's arrays may have other shapes.
+    if differing := _differing(identity, {part: info.get(part, {}) for part in identity}):
+        problem = f"was saved by a run whose config.json was another: {', '.join(differing)} differs"
+        raise InputError(f"{path} {problem}; restore it")
+    like = metadata.metadata if like is None else like
+    return ocp.load(str(copy), jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)), info
 
 
 def _differing(ours: Any, theirs: Any) -> list[str]:

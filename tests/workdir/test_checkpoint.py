@@ -211,6 +211,41 @@ def test_metadata_that_names_another_device_loads(two: Path, tmp_path: Path) -> 
     assert_trees_equal(got, checkpoint.restore(two, 10, identity={}, warn=silent)[1])
 
 
+@pytest.mark.parametrize("what", ["pipe", "directory that holds itself"])
+def test_what_is_not_a_file_is_damage(what: str, two: Path, tmp_path: Path) -> None:
+    shutil.copytree(two, tmp_path / "c")
+    odd = tmp_path / "c" / "10" / "state" / "odd"
+    os.mkfifo(odd) if what == "pipe" else odd.symlink_to("..")
+    told: list[str] = []
+    with alarm(20):
+        step, *_ = checkpoint.restore(tmp_path / "c", "latest", identity={}, warn=told.append, set_aside=True)
+    assert step == 5 and "is damaged (state/odd is not a file); set aside as" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("_CHECKPOINT_METADATA", '"custom_metadata": {', '"custom_metadata": 7, "x": {'),
+        ("state/_METADATA", '"value_type"', '"other"'),
+        ("state/_METADATA", '"key_metadata": [', '"key_metadata": [0.5, '),
+        ("state/_METADATA", "{", "{half "),
+    ],
+)
+def test_a_checkpoint_that_does_not_load_although_its_sums_fit_is_one_line(
+    name: str, old: str, new: str, two: Path, state: TrainState, tmp_path: Path
+) -> None:
+    """Written by somebody else, or by another orbax: it is kept."""
+    shutil.copytree(two, tmp_path / "c")
+    path = tmp_path / "c" / "10"
+    text = (path / name).read_text()
+    assert old in text
+    (path / name).write_text(text.replace(old, new))
+    (path / "SHA256SUMS").write_text(checkpoint._sums(path))
+    with pytest.raises(RunError, match=f"{path} cannot be loaded, though its sums are right") as caught:
+        checkpoint.restore(tmp_path / "c", "latest", identity={"data": {}}, warn=silent, set_aside=True)
+    assert "\n" not in str(caught.value) and checkpoint.steps(tmp_path / "c") == [5, 10]
+
+
 def test_nothing_executable_is_read(two: Path) -> None:
     """No file of a checkpoint is a pickle, and no module of ours reads one from a file.
 
