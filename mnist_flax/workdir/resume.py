@@ -15,6 +15,7 @@ from mnist_flax import metrics
 from mnist_flax.config import Config
 from mnist_flax.errors import InputError, RunError
 from mnist_flax.loop import Event
+from mnist_flax.metrics import Metrics
 from mnist_flax.program import Program, make_program
 from mnist_flax.state import TrainState, as_arrays, init_state
 from mnist_flax.workdir import checkpoint, claim
@@ -65,16 +66,45 @@ class Saved(NamedTuple):
 def load(
     workdir: Path, run: RunInfo, which: str | int, *, warn: Callable[[str], None], set_aside: bool = False
 ) -> Saved:
-    """A checkpoint of a run: a step, `latest` or `best`; raises what `checkpoint.restore` raises."""
+    """A checkpoint of a run: a step, `latest` or `best`; raises what `checkpoint.restore` raises.
+
+    Raises `RunError` too if it has been renamed, or its history is not one.
+    """
     program = make_program(run.config, run.data)
     like = jax.eval_shape(functools.partial(init_state, program=program), as_arrays(run.config.hparams))
     restore = functools.partial(
         checkpoint.restore, claim.checkpoints_dir(workdir), identity=identity_of(run), warn=warn, set_aside=set_aside
     )
     if which == "best":
-        _, _, history = restore("latest")
+        step, _, history = restore("latest")
+        _check_history(history, claim.checkpoints_dir(workdir) / str(step))
         which = _best(history, checkpoint.steps(claim.checkpoints_dir(workdir)), workdir, warn)
-    return Saved(program, *restore(which, like=like))
+    saved = Saved(program, *restore(which, like=like))
+    path = claim.checkpoints_dir(workdir) / str(saved.step)
+    if saved.state is not None and int(saved.state.step) != saved.step:
+        raise RunError(f"{path} holds step {int(saved.state.step)}: it has been renamed; give it its name back")
+    _check_history(saved.history, path)
+    return saved
+
+
+def _check_history(history: dict[str, Any], path: Path) -> None:
+    """Raise `RunError` unless the history in a checkpoint, which somebody else may have written, is one."""
+    number = (int, float)
+    fields = {"step": int, "epoch": int, "split": str, "accuracy": number, "examples": int}
+
+    def holds(tree: Any, kinds: dict[str, Any]) -> bool:
+        return isinstance(tree, dict) and all(isinstance(tree.get(name), kind) for name, kind in kinds.items())
+
+    lines, running = history.get("history"), history.get("running")
+    ok = isinstance(lines, list) and all(holds(line, fields) for line in lines)
+    ok = ok and isinstance(history.get("best_step"), (int, type(None)))
+    try:
+        ok = ok and (running is None or holds(running, {"totals": dict, "seconds": number}))
+        metrics.add(running and running["totals"], dict.fromkeys(Metrics._fields, 0.0))
+    except (KeyError, TypeError):
+        ok = False
+    if not ok:
+        raise RunError(f"{path} holds no history of a run (or a damaged one); restore it or give another --step")
 
 
 def _best(history: dict[str, Any], saved: list[int], workdir: Path, warn: Callable[[str], None]) -> int:

@@ -22,6 +22,7 @@ from mnist_flax.loop import Event
 from mnist_flax.metrics import Metrics
 from mnist_flax.monitor.async_writer import AsyncWriter
 from mnist_flax.process import cli, files
+from mnist_flax.state import TrainState
 from mnist_flax.workdir import checkpoint, claim, resume, run_info
 from mnist_flax.workdir.resume import new_history
 
@@ -283,6 +284,44 @@ def test_a_straight_run_records_its_versions(straight: Path) -> None:
     assert run_info.read(straight).versions == run_info.versions()
 
 
+def test_a_renamed_checkpoint_is_refused(finished: Path, command: Command, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "exp")
+    saved = tmp_path / "exp" / "checkpoints"
+    shutil.rmtree(saved / "26")
+    (saved / "13").rename(saved / "26")
+    with pytest.raises(RunError, match="checkpoints/26 holds step 13: it has been renamed; give it its name back"):
+        mnist_flax.load(tmp_path / "exp")
+    result = command("train", "--workdir", tmp_path / "exp", *TINY_FLAGS)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
+    assert checkpoint.steps(saved) == [26]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"history": None},
+        {"history": [7]},
+        {"history": [{"step": 13, "split": "eval", "accuracy": "0.9", "epoch": 1, "examples": 9}]},
+        {"best_step": "13"},
+        {"running": {"totals": {"examples": 1}, "seconds": 0.5}},
+    ],
+)
+@pytest.mark.parametrize("step", ["latest", "best"])
+def test_a_history_that_is_not_one_is_refused(step: str, change: dict, tmp_path: Path, tiny: Tiny) -> None:
+    """Its sums are right: whoever wrote the checkpoint made them."""
+    data = {"image_shape": [28, 28, 1], "class_names": [*"0123456789"], "train_examples": 200, "eval_examples": 9,
+            "sha256": {}, "data_dir": "/"}  # fmt: skip
+    run = run_info.new(tiny.config, data)
+    checkpoint.save(tmp_path / "checkpoints", 0, tiny.init(tiny.hparams()), new_history(run) | {"best_step": 0}, keep=3)
+    file = tmp_path / "checkpoints" / "0" / "_CHECKPOINT_METADATA"
+    tree = json.loads(file.read_text())
+    tree["custom_metadata"] |= change
+    file.write_text(json.dumps(tree))
+    (tmp_path / "checkpoints" / "0" / "SHA256SUMS").write_text(checkpoint._sums(file.parent))
+    with pytest.raises(RunError, match="checkpoints/0 holds no history of a run"):
+        resume.load(tmp_path, run, step, warn=pytest.fail)
+
+
 @pytest.mark.parametrize("field", ["precision", "image_shape"])
 def test_a_setting_that_only_the_checkpoint_has_is_missed(field: str, command: Command, tmp_path: Path) -> None:
     path = tmp_path / "exp"
@@ -350,18 +389,22 @@ def test_best_means_the_best_that_was_saved(tmp_path: Path, tiny: Tiny) -> None:
             "sha256": {}, "data_dir": "/"}  # fmt: skip
     run, state = run_info.new(tiny.config, data), tiny.init(tiny.hparams())
     run_info.write(tmp_path, run)
+
+    def at(step: int) -> TrainState:
+        return state.replace(step=np.array(step, np.int32))
+
     history, said = new_history(run), []
     for step, accuracy in ((13, 0.97), (26, 0.99), (39, 0.98)):
-        line = {"step": step, "split": "eval", "accuracy": accuracy}
+        line = {"step": step, "epoch": step // 13, "split": "eval", "accuracy": accuracy, "examples": 9}
         history = history | {"history": [*history["history"], line], "best_step": min(step, 26)}
         if step != 26:
-            checkpoint.save(tmp_path / "checkpoints", step, state, history | {"best_step": None}, keep=3)
-    checkpoint.save(tmp_path / "checkpoints", 52, state, history, keep=3)
+            checkpoint.save(tmp_path / "checkpoints", step, at(step), history | {"best_step": None}, keep=3)
+    checkpoint.save(tmp_path / "checkpoints", 52, at(52), history, keep=3)
     assert resume.load(tmp_path, run, "best", warn=said.append).step == 39
     assert said == [f"the best step of {tmp_path}, 26, was not saved; step 39 is the best that was"]
     empty = new_history(run)
     (tmp_path / "none").mkdir()
-    checkpoint.save(tmp_path / "none" / "checkpoints", 5, state, empty, keep=3)
+    checkpoint.save(tmp_path / "none" / "checkpoints", 5, at(5), empty, keep=3)
     with pytest.raises(InputError, match="no best checkpoint before the first evaluation"):
         resume.load(tmp_path / "none", run, "best", warn=pytest.fail)
 
