@@ -85,7 +85,8 @@ def _print(report: dict[str, Any], class_names: list[str]) -> None:
         accuracy = report["per_class_accuracy"][index]
         cells = [str(count) if count else "." for count in row]
         table.add_row(name, *cells, "-" if accuracy is None else f"{accuracy:.2%}")
-    console = Console(width=max(80, 8 * len(class_names)))  # a narrow terminal may wrap it, but nothing is left out
+    width = max(80, 8 * len(class_names))  # a narrow terminal may wrap it, but nothing is left out
+    console = Console(width=width, force_terminal=False, markup=False, emoji=False)  # a class may be named [/x]
     with console.capture() as printed:
         console.print(table)
     say(printed.get())

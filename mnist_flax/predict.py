@@ -17,7 +17,7 @@ from mnist_flax.errors import InputError, wrong
 from mnist_flax.metrics import softmax
 from mnist_flax.process import cli
 from mnist_flax.process.signals import StopSignals
-from mnist_flax.process.terminal import say, warn
+from mnist_flax.process.terminal import printable, say, warn
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def _answer(file: str, logits: np.ndarray, names: list[str], as_json: bool) -> N
     probabilities = softmax(logits[None])[0]
     first, second = np.argsort(-probabilities, kind="stable")[:2]
     if not as_json:
-        say(f"{file}: {names[first]} ({probabilities[first]:.1%}), then {names[second]} ({probabilities[second]:.1%})")
+        said = [f"{names[index]} ({probabilities[index]:.1%})" for index in (first, second)]
+        say(f"{printable(file)}: {said[0]}, then {said[1]}")
         return
     answer: dict[str, Any] = {"file": file, "label": names[first], "probability": float(probabilities[first])}
     answer["runner_up"] = {"label": names[second], "probability": float(probabilities[second])}

@@ -187,6 +187,10 @@ BAD_CONFIGS = {
     "too large for a float": (changed(config__hparams__l2=10**400), "l2 is out of range"),
     "deep": ("[" * 100_000, "is damaged"),
     "two lines": (changed(versions={"jax": "1\nerror: forged"}), "versions is missing, unknown or wrong"),
+    "two lines in a name": (
+        changed(**{"a\nerror: forged\x1b[2J": 1}),
+        r"not a\\nerror: forged\\x1b\[2J, commit, config",
+    ),
     "other data": (changed(data__train_examples=7), "other data|train_examples differs"),
     "other layers": (changed(config__batch_norm_layers=[]), "other settings|batch_norm_layers differs"),
     "not a number": (changed(config__hparams__l2=float("nan")), "l2=nan is out of range"),

@@ -139,6 +139,18 @@ def test_the_command(finished: Path, command: Command, some: np.ndarray, tmp_pat
     assert ordered[-1] == answer["label"] and ordered[-2] == answer["runner_up"]["label"]
 
 
+def test_a_name_cannot_forge_a_line(finished: Path, command: Command, some: np.ndarray, tmp_path: Path) -> None:
+    name = tmp_path / "a\n1.png: 7 (99.9%)\x1b[2J.png"
+    Image.fromarray(placed(some[0], 10, invert=True)).save(name)
+    (tmp_path / "b\x1b]0;title\x07\n.png").touch()
+    result = command("predict", "--workdir", finished, *tmp_path.iterdir())
+    assert result.returncode == 2 and result.stdout.count("\n") == 1 and result.stderr.count("\n") == 2
+    assert (
+        r"/a\n1.png: 7 (99.9%)\x1b[2J.png: " in result.stdout and r"b\x1b]0;title\x07\n.png is empty" in result.stderr
+    )
+    assert "\x1b" not in result.stdout + result.stderr
+
+
 def test_a_phones_picture_of_several_images_is_its_first(tmp_path: Path, dataset: datasets.Dataset) -> None:
     digit = Image.fromarray(dataset.read("test[:1]").images[0, ..., 0]).resize((112, 112))
     digit.save(tmp_path / "photo.jpg", format="MPO", save_all=True, append_images=[Image.new("L", (112, 112))])

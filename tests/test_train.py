@@ -15,7 +15,7 @@ from conftest import TINY_FLAGS, Command
 from PIL import Image
 
 import mnist_flax
-from mnist_flax import metrics
+from mnist_flax import evaluate, metrics
 from mnist_flax.config import Config
 from mnist_flax.data import datasets
 from mnist_flax.workdir import run_info
@@ -83,6 +83,16 @@ def read_all(leader: int) -> bytes:
         except OSError:  # the other end is closed
             os.close(leader)
             return seen
+
+
+def test_a_class_may_have_any_name(capsys: pytest.CaptureFixture) -> None:
+    """Rich takes [/x] for an end of a style, which it is not, and :x: for a picture."""
+    names = ["[/x]", "[red]dot", ":x:"]
+    report = {"dataset": "x", "split": "test", "step": 1, "expected_calibration_error": 0.0}
+    report |= metrics.evaluation_report(np.eye(3), np.arange(3))
+    evaluate._print(report, names)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in names)
 
 
 def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:

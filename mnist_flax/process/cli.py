@@ -21,6 +21,7 @@ import tyro
 from mnist_flax.errors import InputError, RunError
 from mnist_flax.process import signals
 from mnist_flax.process.signals import Stopped, StopSignals
+from mnist_flax.process.terminal import printable
 
 Args = TypeVar("Args")
 
@@ -43,7 +44,7 @@ def main(args_type: type[Args], run: Callable[[Args, StopSignals], None]) -> NoR
     except (RunError, OSError) as error:
         _fail(error, 1)
     except Stopped as stop:
-        print(stop, file=sys.stderr)
+        print(printable(str(stop)), file=sys.stderr)
         _leave(stop.exit_code)
     signals.ignore()  # the command has finished
     _leave(0)
@@ -82,13 +83,13 @@ def _parse(args_type: type[Args]) -> Args:
 def _unexpected(kind: type[BaseException], error: BaseException, _: object) -> None:
     """Print an error that no command expects in one line."""
     text = " ".join(str(error).split())[:300]
-    print(f"error: unexpected {kind.__name__}: {text} (--traceback shows where)", file=sys.stderr)
+    print(f"error: unexpected {kind.__name__}: {printable(text)} (--traceback shows where)", file=sys.stderr)
 
 
 def _fail(error: object, code: int) -> NoReturn:
     if "--traceback" in sys.argv:
         traceback.print_exc()
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
     _leave(code)
 
 

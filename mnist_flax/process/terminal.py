@@ -10,10 +10,15 @@ Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 """Shows progress: takes items, a description and their number, and gives the items."""
 
 
+def printable(text: str) -> str:
+    r"""Escape what is not printable, as \x1b: in a name it could end the line, or control a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def say(text: str = "") -> None:
-    """Print a line at once, also into a pipe. If nobody reads any more, what goes on does so in silence."""
+    """Print lines at once, also into a pipe. If nobody reads any more, what goes on does so in silence."""
     try:
-        print(text, flush=True)
+        print("\n".join(map(printable, text.split("\n"))), flush=True)
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.EIO):  # the reader has ended; the terminal is gone
             raise
@@ -27,7 +32,7 @@ def mute() -> None:
 
 def warn(text: str) -> None:
     """Print a line on stderr."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
@@ -36,9 +41,10 @@ def track(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
         say(f"{description} ({total:,})")
         yield from items
         return
+    from rich.markup import escape
     from rich.progress import track as rich_track
 
-    yield from rich_track(items, description, total)
+    yield from rich_track(items, escape(printable(description)), total)
 
 
 def no_track(items: Iterable[Any], description: str, total: int) -> Iterable[Any]:
@@ -73,4 +79,4 @@ class Progress:
         if self._bar.disable:
             say(text)
         else:
-            self._bar.console.print(text, highlight=False)
+            self._bar.console.print(printable(text), highlight=False, markup=False, emoji=False)

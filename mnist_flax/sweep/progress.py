@@ -5,7 +5,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from mnist_flax.process.terminal import say
+from mnist_flax.process.terminal import printable, say
 
 if TYPE_CHECKING:
     from mnist_flax.loop import Event
@@ -81,7 +81,7 @@ class SweepProgress:
     def say(self, text: str) -> None:
         """Print a line above the table."""
         if self._live:
-            self._live.console.print(text, highlight=False)
+            self._live.console.print(printable(text), highlight=False, markup=False, emoji=False)
         else:
             say(text)
 
