@@ -105,7 +105,7 @@ class Sweep:
         return selected + [row for row in final if row["overrides"]["seed"] not in used]
 
     def _seeds(self, rows: list[dict[str, Any]]) -> set[int]:
-        return {self.experiment.config(row["overrides"]).hparams.seed for row in rows}
+        return {row["overrides"].get("seed", self.experiment.base.hparams.seed) for row in rows}
 
     def _selected(self) -> list[dict[str, Any]]:
         stage = self.selection()

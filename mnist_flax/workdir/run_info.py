@@ -108,6 +108,7 @@ def identity_of(run: RunInfo) -> dict[str, Any]:
     return {"config": to_json(run.config), "data": {k: v for k, v in run.data.items() if k != "data_dir"}}
 
 
+@functools.cache  # of this process; looked up for every result
 def versions() -> dict[str, str]:
     """The versions of Python, of the libraries that can change a result's last digits, and of this package."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "mnist_flax")
