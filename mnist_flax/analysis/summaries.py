@@ -40,11 +40,15 @@ def _key(stage: str, method: str, overrides: dict[str, Any]) -> tuple[str, str, 
 
 
 def by_configuration(rows: list[Row]) -> dict[tuple[str, str, str], list[Row]]:
-    """Group the rows by stage, method and overrides as JSON without the seed, in the order in which they appear."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    """Group the rows by stage, method and overrides as JSON without the seed, in the order in which they appear.
+
+    A search may draw the same overrides again, seed and all: the same run, which counts once.
+    """
+    groups: dict[tuple[str, str, str], dict[str, Row]] = {}
     for row in rows:
-        groups.setdefault(_key(row["stage"], row["method"], row["overrides"]), []).append(row)
-    return groups
+        group = groups.setdefault(_key(row["stage"], row["method"], row["overrides"]), {})
+        group.setdefault(json.dumps(row["overrides"], sort_keys=True), row)
+    return {key: list(group.values()) for key, group in groups.items()}
 
 
 def summarize(rows: list[Row]) -> list[Summary]:

@@ -57,6 +57,13 @@ def test_an_interval_of_accuracies_ends_where_they_do() -> None:
     assert summaries.spread([0.0, 0.01])[2] == 0.0
 
 
+def test_a_configuration_that_a_search_draws_again_is_no_second_seed() -> None:
+    rows = [row(0.8, l2=0.1), row(0.9, l2=0.0), row(0.8, l2=0.1), row(0.9, l2=0.0), row(0.7, l2=0.1, seed=1)]
+    assert [(s.overrides, s.n) for s in summaries.summarize(rows)] == [({"l2": 0.0}, 1), ({"l2": 0.1}, 2)]
+    assert summaries.summarize(rows)[0].standard_deviation is None
+    assert not summaries.effects(rows[:4])  # two values in a cell, but of one run
+
+
 def test_the_order_of_overrides_is_nothing() -> None:
     [summary] = summaries.summarize([row(0.9, l2=0, b1=0.5, seed=0), row(0.8, seed=1, b1=0.5, l2=0)])
     assert summary.n == 2
