@@ -95,11 +95,12 @@ def _grid(path: Path, base: Config, sweep: Callable[[], Any]) -> tuple[Overrides
             try:
                 values = flatten(override(base, overrides))
                 member = to_plain({name: values[name] for name in overrides})  # 0 and 0.0 are one
-                if overrides_key(member) in members:
+                key = overrides_key({"seed": values["seed"]} | member)  # the base's seed, given or not, is one
+                if key in members:
                     raise InputError(f"{overrides} is there twice; give each member another seed")
             except InputError as error:
                 raise InputError(f"{path}:{line}: {error}") from None
-            members[overrides_key(member)] = member
+            members[key] = member
     if not members:
         raise InputError(f"{path}:{line}: sweep() yields no member")
     return tuple(members.values())

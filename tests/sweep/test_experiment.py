@@ -52,6 +52,7 @@ BAD = {
     "BASE = 3": r" must define BASE = Config",
     "import sys; sys.exit()": r":3: SystemExit",
     "def sweep():\n    yield {'l2': 0}\n    yield {'l2': 0.0}": r":5: .* is there twice",
+    "def sweep():\n    yield {}\n    yield {'seed': 0}": r":5: .* is there twice",
     "FINAL = {'dataset': 'kmnist'}\ndef sweep(): yield {}": r".*dataset='kmnist' cannot differ",
     "FINAL = {'seed': 3}\ndef sweep(): yield {}": r".*FINAL cannot set seed",
     "FINAL = {'l2': 0.1}\ndef sweep(): yield {'l2': 0.2}": r".*FINAL cannot set l2, in which members differ",
