@@ -135,7 +135,9 @@ def test_effects_need_the_full_design() -> None:
 
 def test_the_tables_of_a_grid() -> None:
     cells = [(0, [1, 2], (0.90, 0.92)), (0.001, [1, 2], (0.95, None)), (0.001, [], (0.8, 0.81))]
-    rows = [row(v, l2=l2, batch_norm_layers=layers) for l2, layers, values in cells for v in values]
+    rows = [
+        row(v, l2=l2, batch_norm_layers=layers, seed=i) for l2, layers, values in cells for i, v in enumerate(values)
+    ]
     rows += [row(v, "final", l2=0, batch_norm_layers=[1, 2], seed=9 + i) for i, v in enumerate((0.9, 0.8, 0.85))]
     assert (
         tables.markdown(rows)
@@ -158,7 +160,8 @@ Final: test accuracy over fresh seeds, next to the validation accuracy that chos
 
 
 def test_the_table_of_effects() -> None:
-    rows = [row(v, l2=l2) for l2, values in ((0.001, (0.95, 0.97)), (0.0, (0.9, 0.92))) for v in values]
+    cells = ((0.001, (0.95, 0.97)), (0.0, (0.9, 0.92)))
+    rows = [row(v, l2=l2, seed=seed) for l2, values in cells for seed, v in enumerate(values)]
     assert "| l2 | 0 to 0.001 | +5.000 | -1.085 to +11.085 |\n" in tables.markdown(rows)
 
 
