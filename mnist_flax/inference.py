@@ -3,6 +3,7 @@
 model, variables = load("exp1")
 """
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,11 @@ def find_dataset(run: RunInfo, data_dir: Path | None) -> datasets.Dataset:
     if dataset.sha256 != info["sha256"]:
         raise InputError(f"{dataset.directory} holds another {name} than the run's; give its --data-dir")
     return dataset
+
+
+def is_transposed(dataset: str) -> bool:
+    """Whether a dataset's images have rows for columns: TFDS gives EMNIST's as their authors do."""
+    return re.split("[/:]", dataset)[0] == "emnist"
 
 
 def logits_of(model: "Network", variables: dict[str, Any], images: np.ndarray, batch_size: int) -> np.ndarray:

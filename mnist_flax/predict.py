@@ -54,7 +54,8 @@ def run(args: Args, signals: StopSignals) -> None:
     for file in args.files:
         try:
             source = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser()
-            pictures.append((file, digits.read(source)))
+            picture = digits.read(source)
+            pictures.append((file, picture.T if inference.is_transposed(info.config.dataset) else picture))
         except InputError as error:
             pictures.append((file, error))
     images = [picture for _, picture in pictures if isinstance(picture, np.ndarray)]

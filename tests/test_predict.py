@@ -1,5 +1,6 @@
 """A picture of a digit is normalised as MNIST's own were, whatever it looks like."""
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -12,8 +13,10 @@ from conftest import Command
 from PIL import Image
 from scipy import ndimage
 
+from mnist_flax import inference, predict
 from mnist_flax.data import datasets, digits
 from mnist_flax.errors import InputError
+from mnist_flax.workdir import run_info
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +152,21 @@ def test_a_name_cannot_forge_a_line(finished: Path, command: Command, some: np.n
         r"/a\n1.png: 7 (99.9%)\x1b[2J.png: " in result.stdout and r"b\x1b]0;title\x07\n.png is empty" in result.stderr
     )
     assert "\x1b" not in result.stdout + result.stderr
+
+
+def test_pictures_for_emnist_have_rows_for_columns_too(
+    finished: Path, some: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(placed(some[0], 10, invert=True)).save(tmp_path / "0.png")
+    mnist, seen = run_info.read(finished), []
+    emnist = dataclasses.replace(mnist, config=dataclasses.replace(mnist.config, dataset="emnist/digits"))
+    monkeypatch.setattr(inference, "load_network", lambda *_: (0, None, None))
+    monkeypatch.setattr(inference, "logits_of", lambda _model, _variables, images, _size: seen.append(images) or images)
+    monkeypatch.setattr(predict, "_answer", lambda *_: None)
+    for run in (mnist, emnist):
+        monkeypatch.setattr(run_info, "read", lambda _, run=run: run)
+        predict.run(predict.Args(files=(str(tmp_path / "0.png"),), workdir=finished), signals=None)
+    np.testing.assert_array_equal(seen[1][0], seen[0][0].T)
 
 
 def test_a_phones_picture_of_several_images_is_its_first(tmp_path: Path, dataset: datasets.Dataset) -> None:

@@ -136,6 +136,9 @@ def _check(format: str, out: Path, run: RunInfo) -> None:
     if format == "html" and (shape != [28, 28, 1] or classes > 10):
         problem = f"is for images of [28, 28, 1] and at most 10 classes, and this run's are {shape} and {classes}"
         raise wrong("format", format, problem, "give keras, onnx or stablehlo")
+    if format == "html" and inference.is_transposed(run.config.dataset):
+        problem = f"reads upright drawings, and the images of {run.config.dataset} have rows for columns"
+        raise wrong("format", format, problem, "give keras, onnx or stablehlo")
 
 
 def _functions(format: str) -> tuple[Write, Logits]:

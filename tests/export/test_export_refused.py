@@ -111,6 +111,7 @@ BAD_ARGUMENTS = {
     "--workdir RUN --format onnx --out NEW.onnx --step 27": "step=27 has no checkpoint .* one of: 13, 26",
     "--workdir RUN --format onnx --out NEW.onnx --data-dir FILE/data": "data_dir=.* cannot be used",
     "--workdir COLOUR --format html --out NEW.html": r"images of \[28, 28, 1\] .*\[5, 4, 3\] and 10;",
+    "--workdir TURNED --format html --out NEW.html": r"the images of emnist/digits have rows for columns; give keras,",
     "--workdir MANY --format html --out NEW.html": r"at most 10 classes, and this run's are \[28, 28, 1\] and 11;",
 }
 
@@ -125,6 +126,9 @@ def places(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, changes in {"COLOUR": {"image_shape": [5, 4, 3]}, "MANY": {"class_names": list("0123456789A")}}.items():
         (root / name).mkdir()
         (root / name / "config.json").write_text(json.dumps(tree | {"data": tree["data"] | changes}))
+    (root / "TURNED").mkdir()
+    turned = tree | {"config": tree["config"] | {"dataset": "emnist/digits"}}
+    (root / "TURNED" / "config.json").write_text(json.dumps(turned))
     return root
 
 
