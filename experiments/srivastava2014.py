@@ -9,8 +9,8 @@ validation, then tested over ten fresh seeds.
 Answer: too little of it to tell. Dropout 98.630 %, with L2 98.624 %, with max-norm 98.597 %; max-norm 98.565 %, no
 regulariser 98.543 %, L2 98.507 %. The means stand in the paper's order but for the two with dropout. Of the 15
 differences, paired by seed and corrected by Holm's method, three are distinguishable at 5 %: dropout with L2 is better
-than L2 (+0.117 points) and than none (+0.081), dropout alone better than L2 (+0.123). With Adam, a decaying step size
-and 15 epochs there is little left to regularise.
+than L2 and than none, and dropout alone better than L2. With Adam, a decaying step size and 15 epochs there is little
+left to regularise.
 """
 
 from collections.abc import Iterator
