@@ -136,7 +136,7 @@ def assert_agree(got: Any, expected: dict[str, Any], *names: str, tolerance: flo
     if expected["machine"] == this_machine():
         assert lasting(got) == lasting(want)
     else:
-        _assert_close(lasting(got), want, tolerance, "/".join(names))
+        _assert_close(lasting(got), lasting(want), tolerance, "/".join(names))
 
 
 def _assert_close(got: Any, want: Any, tolerance: float, where: str) -> None:
