@@ -199,6 +199,7 @@ BAD_CONFIGS = {
     "climbing data_dir": (changed(data__data_dir="/tmp/../etc"), "data_dir is missing, unknown or wrong"),
     "relative data_dir": (changed(data__data_dir="data"), "data_dir is missing, unknown or wrong"),
     "zero byte in data_dir": (changed(data__data_dir="/tmp/\0"), "data_dir is missing, unknown or wrong"),
+    "half a character in data_dir": (changed(data__data_dir="/tmp/\ud800"), "data_dir is missing, unknown or wrong"),
     "data missing": (changed(data__class_names=None), "data is missing, unknown or wrong"),
     "huge shape": (changed(data__image_shape=[2**40, 1, 1]), "image_shape is missing, unknown or wrong"),
     "no classes": (changed(data__class_names=[]), "class_names is missing, unknown or wrong"),

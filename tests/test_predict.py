@@ -98,6 +98,7 @@ BAD = {
         r"is animated \(2 frames\)",
     ),
     "huge.png": (encoded(Image.new("1", (9000, 9000))), r"is huge \(9000 x 9000 pixels\)"),
+    "larger.png": (encoded(Image.new("1", (9500, 9500))), r"is huge \(9500 x 9500 pixels\)"),  # of which Pillow warns
     "picture.gif": (encoded(Image.new("L", (9, 9)), "GIF"), "is not a PNG or JPEG picture"),
 }
 

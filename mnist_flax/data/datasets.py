@@ -109,7 +109,7 @@ def find_decoded(name: str, data_dir: Path) -> Dataset | None:
 
 def _decoded_dirs(prepared: Path) -> tuple[Path, Path]:
     """Where the decoded copy of a prepared dataset may be: next to it or, if that may not be written, in the cache."""
-    key = hashlib.sha256(str(prepared).encode()).hexdigest()[:16]
+    key = hashlib.sha256(os.fsencode(prepared)).hexdigest()[:16]
     return prepared / "decoded", cache_dir() / "decoded" / key
 
 
@@ -125,12 +125,31 @@ def _lock(data_dir: Path) -> contextlib.AbstractContextManager[Any]:
 
 def _read_decoded(directory: Path) -> Dataset | None:
     try:
-        dataset = _dataset(directory, files.read_json(directory / "spec.json"))
+        spec = files.read_json(directory / "spec.json")
+        if not _is_spec(spec) or not all((directory / file).is_file() for file in spec["sha256"]):
+            return None
+        dataset = _dataset(directory, spec)
         # 55 MB at 1.5 GB/s: cheap, and a flipped bit in the data must not go unnoticed.
         sound = all(files.sha256(directory / file) == expected for file, expected in dataset.sha256.items())
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError):
         return None
     return dataset if sound else None
+
+
+def _is_spec(spec: Any) -> bool:
+    """Whether JSON describes a decoded copy: in a directory that somebody's `config.json` names it may be anything."""
+    if not isinstance(spec, dict) or not {"image_shape", "class_names", "examples", "sha256"} <= spec.keys():
+        return False
+    shape, names, examples = spec["image_shape"], spec["class_names"], spec["examples"]
+    if not (isinstance(shape, list) and isinstance(names, list) and isinstance(examples, dict)):
+        return False
+    counts = [*shape, *examples.values()]
+    return (
+        all(type(count) is int and 0 <= count < 2**31 for count in counts)
+        and all(isinstance(name, str) and name.isprintable() for name in names)
+        and isinstance(spec["sha256"], dict)
+        and spec["sha256"].keys() == {f"{split}-{what}.npy" for split in examples for what in ("images", "labels")}
+    )
 
 
 def _dataset(directory: Path, spec: dict[str, Any]) -> Dataset:

@@ -3,23 +3,28 @@
 import importlib
 import io
 import json
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from mnist_flax.errors import InputError, wrong
+from mnist_flax.errors import InputError, first_line, wrong
 from mnist_flax.process.files import replacing, sha256
 from mnist_flax.process.terminal import Track
 
+_AGAIN = "it is prepared again (if TFDS made it, by TFDS)"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 
 
 def find_prepared(name: str, data_dir: Path) -> Any:
-    """The TFDS builder of a prepared dataset, read from its files alone; raises `InputError` if there is none."""
+    """The TFDS builder of a prepared dataset, read from its files alone.
+
+    Raises `InputError` if there is none, or its descriptions are damaged.
+    """
     from tensorflow_datasets.core import read_only_builder, registered
 
     try:
@@ -27,6 +32,9 @@ def find_prepared(name: str, data_dir: Path) -> Any:
     except registered.DatasetNotFoundError:
         remedy = "give mnist, fashion_mnist, kmnist, or the --data-dir where TFDS prepared it"
         raise wrong("dataset", name, f"is not prepared in {data_dir}", remedy) from None
+    except Exception as error:  # TFDS's own, of any kind
+        remedy = f"delete its directory there, and {_AGAIN}"
+        raise wrong("dataset", name, f"is damaged in {data_dir} ({first_line(error)})", remedy) from error
 
 
 def decode(name: str, builder: Any, decoded: Path, track: Track) -> dict[str, Any]:
@@ -65,6 +73,8 @@ def _features(name: str, builder: Any) -> tuple[tuple[int, ...], list[str]]:
         raise InputError(
             f"dataset={name!r} has {found}; it needs an `image` of one size in uint8 and a `label`: choose another"
         )
+    if odd := [label for label in class_label.names if not label.isprintable()]:
+        raise wrong("dataset", name, f"has a class {odd[0]!r:.60}", "choose one whose names can be printed")
     return shape, class_label.names
 
 
@@ -72,17 +82,21 @@ def _read(
     builder: Any, split: str, count: int, shape: tuple[int, ...], positions: Iterable[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """All `count` images and labels of a split, in order."""
-    damaged = InputError(
-        f"{builder.data_path} is damaged: delete it, and it is prepared again (if TFDS made it, by TFDS)"
-    )
-    images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
+    damaged = InputError(f"{builder.data_path} is damaged: delete it, and {_AGAIN}")
+    try:
+        images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
+    except (MemoryError, ValueError):
+        problem = f"{builder.data_path} has {count:,} images of {shape}, more than fit into memory"
+        raise InputError(f"{problem}; choose another --dataset") from None
     try:
         examples = _examples(builder, split)
         for position in positions:
             images[position], labels[position] = next(examples)
         if next(examples, None) is not None:
             raise damaged
-    except (RuntimeError, ValueError, IndexError, StopIteration, UnidentifiedImageError) as error:
+    except Exception as error:  # of protobuf, Pillow, struct, and of numbers that do not fit
+        if isinstance(error, OSError) and error.errno:  # the disk's
+            raise
         raise damaged from error
     return images, labels
 
@@ -105,8 +119,10 @@ def _examples(builder: Any, split: str) -> Iterator[tuple[np.ndarray, int]]:
     for record in records:
         # This takes a third of the time of TFDS's decoder, which is written for features of any kind.
         feature = parse(record).features.feature
-        image = Image.open(io.BytesIO(feature["image"].bytes_list.value[0])).convert(_MODES[shape[-1]])
-        yield np.asarray(image).reshape(shape), feature["label"].int64_list.value[0]
+        image = Image.open(io.BytesIO(feature["image"].bytes_list.value[0]), formats=("PNG", "JPEG"))
+        if image.size != (shape[1], shape[0]):  # look before decoding: it may claim to be huge
+            raise ValueError(f"an image of {image.size}")
+        yield np.asarray(image.convert(_MODES[shape[-1]])).reshape(shape), feature["label"].int64_list.value[0]
 
 
 def _tfrecords(file: str) -> Iterator[bytes]:
@@ -116,7 +132,7 @@ def _tfrecords(file: str) -> Iterator[bytes]:
     with open(file, "rb") as stream:
         while header := stream.read(12):
             length, crc = struct.unpack("<QI", header)
-            if crc != masked_crc32c(header[:8]):
+            if crc != masked_crc32c(header[:8]) or length > os.fstat(stream.fileno()).st_size:
                 raise ValueError("a record's length is damaged")
             record = stream.read(length)
             if stream.read(4) != struct.pack("<I", masked_crc32c(record)):

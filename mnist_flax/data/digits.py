@@ -32,15 +32,16 @@ def read(source: Path | bytes) -> np.ndarray:
     if not content:
         raise InputError(f"{name} is empty; give a PNG or JPEG picture of one digit")
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is lower
-            frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)  # phones add a preview
-            if frames > 1:
-                raise InputError(f"{name} is animated ({frames} frames); give a picture of one digit")
-            if picture.width * picture.height > _MOST_PIXELS:
-                size = f"{picture.width} x {picture.height}"
-                raise InputError(f"{name} is huge ({size} pixels); give at most {_MOST_PIXELS // 10**6} million")
-            grey = _grey(ImageOps.exif_transpose(picture))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's of sizes, for which our limit is lower, and of odd metadata
+            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
+                frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)  # phones add a preview
+                if frames > 1:
+                    raise InputError(f"{name} is animated ({frames} frames); give a picture of one digit")
+                if picture.width * picture.height > _MOST_PIXELS:
+                    size = f"{picture.width} x {picture.height}"
+                    raise InputError(f"{name} is huge ({size} pixels); give at most {_MOST_PIXELS // 10**6} million")
+                grey = _grey(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError:
         raise InputError(f"{name} is not a PNG or JPEG picture") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

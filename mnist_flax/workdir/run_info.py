@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,12 +91,14 @@ def _sound(tree: dict[str, Any]) -> dict[str, bool]:
         return all(isinstance(v, str) and v.isprintable() for v in values)
 
     path = data["data_dir"]
+    # No file name decodes to these halves of a character: Python could not open it.
+    is_path = isinstance(path, str) and not re.search("[\\0\ud800-\udc7f\udd00-\udfff]", path)
     return {
         "image_shape": counts(data["image_shape"]) and len(data["image_shape"]) == 3,
         "class_names": isinstance(names := data["class_names"], list) and bool(names) and texts(names),
         "train_examples": counts([data["train_examples"]]),
         "eval_examples": counts([data["eval_examples"]]),
-        "data_dir": isinstance(path, str) and os.path.isabs(path) and ".." not in Path(path).parts and "\0" not in path,
+        "data_dir": is_path and os.path.isabs(path) and ".." not in Path(path).parts,
         "sha256": isinstance(data["sha256"], dict) and texts([*data["sha256"], *data["sha256"].values()]),
         "versions": isinstance(versions, dict) and texts([*versions, *versions.values()]),
         "commit": texts([tree["commit"]]),

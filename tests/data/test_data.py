@@ -2,9 +2,13 @@
 
 import gzip
 import hashlib
+import importlib
+import io
+import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -12,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import alarm
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from mnist_flax.data import batches, datasets, prepare
 from mnist_flax.errors import InputError
@@ -143,7 +149,6 @@ def test_epochs_and_seeds_differ() -> None:
 def shapes(tmp_path: Path) -> Path:
     """A data directory with a small dataset of colour images that TFDS itself has prepared."""
     import tensorflow_datasets as tfds
-    from PIL import Image
     from tensorflow_datasets.core import registered
 
     with registered.skip_registration():
@@ -202,6 +207,91 @@ def test_a_damaged_tfrecord_copy_is_named(shapes: Path, damage: str) -> None:
     with pytest.raises(InputError, match="1.0.0 is damaged: delete it"):
         datasets.open_dataset("shapes", shapes)
     assert not (directory / "decoded").exists()
+
+
+def example(image: bytes, label: int) -> bytes:
+    """A TFDS example as protobuf."""
+    proto = importlib.import_module("tensorflow_datasets.proto").tf_example_pb2
+    record = proto.Example()
+    record.features.feature["image"].bytes_list.value.append(image)
+    record.features.feature["label"].int64_list.value.append(label)
+    return record.SerializeToString()
+
+
+def png(image: np.ndarray, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind)
+    return file.getvalue()
+
+
+SOUND = png(np.zeros((3, 4, 3), np.uint8))
+ODD_RECORDS = {
+    "no example": b"\xff\xff\xff",
+    "no image": example(b"", 0),
+    "half an image": example(SOUND[:45], 0),
+    "an image of another size": example(png(np.zeros((4, 3, 3), np.uint8)), 0),
+    "a bomb": example(png(np.zeros((14_000, 14_000), np.uint8)), 0),
+    "another kind of image": example(png(np.zeros((3, 4, 3), np.uint8), "PPM"), 0),
+    "a huge label": example(SOUND, 2**40),
+}
+
+
+@pytest.mark.parametrize("what", [*ODD_RECORDS, "a huge length", "half a length"])
+def test_odd_records_with_right_checksums_are_named(shapes: Path, what: str) -> None:
+    from tensorboardX.record_writer import masked_crc32c
+
+    datasets.open_dataset("shapes", shapes)
+    to_tfrecord(directory := shapes / "shapes" / "1.0.0")
+    (file,) = directory.glob("*.tfrecord*")
+    record = ODD_RECORDS.get(what, example(SOUND, 0))
+    header = struct.pack("<Q", 2**62 if what == "a huge length" else len(record))
+    content = header + struct.pack("<I", masked_crc32c(header)) + record + struct.pack("<I", masked_crc32c(record))
+    file.write_bytes(file.read_bytes() + content[: 5 if what == "half a length" else None])
+    text = (directory / "dataset_info.json").read_text()
+    (directory / "dataset_info.json").write_text(text.replace('"5"', '"6"'))
+    with pytest.raises(InputError, match="1.0.0 is damaged: delete it"):
+        datasets.open_dataset("shapes", shapes)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("dataset_info.json", "{", "{half", "dataset='shapes' is damaged in"),
+        ("dataset_info.json", '"5"', "[]", "dataset='shapes' is damaged in"),
+        ("dataset_info.json", '"5"', f'"{10**15}"', "more than fit into memory; choose another --dataset"),
+        ("features.json", "image_feature.Image", "Image", "dataset='shapes' is damaged in"),
+        ("features.json", '"featuresDict"', '"other"', "dataset='shapes'"),
+        ("label.labels.txt", "b", "b\x1b[2J", r"dataset='shapes' has a class 'b\\x1b\[2J'"),
+    ],
+)
+def test_odd_descriptions_are_named(shapes: Path, name: str, old: str, new: str, message: str) -> None:
+    file = shapes / "shapes" / "1.0.0" / name
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(InputError, match=message):
+        datasets.open_dataset("shapes", shapes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"examples": 7},
+        {"examples": {"train": 0.5}},
+        {"examples": {"train": -1}},
+        {"image_shape": None},
+        {"class_names": "ab"},
+        {"class_names": ["a", "\x1b[2J"]},
+        {"sha256": {"/dev/zero": ""}},
+        {"sha256": []},
+        {},
+    ],
+)
+def test_an_odd_description_of_a_decoded_copy_is_made_again(shapes: Path, change: dict) -> None:
+    want = datasets.open_dataset("shapes", shapes)
+    spec = shapes / "shapes" / "1.0.0" / "decoded" / "spec.json"
+    spec.write_text(json.dumps(json.loads(spec.read_text()) | change) if change else "[]")
+    with alarm(10):
+        assert datasets.open_dataset("shapes", shapes) == want
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "spec"])
