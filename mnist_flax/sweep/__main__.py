@@ -89,6 +89,8 @@ def run(args: Args, signals: StopSignals) -> None:
     sweep_id = hashlib.sha256(json.dumps(identity | {"storage": None}, sort_keys=True).encode()).hexdigest()[:12]
     names = [f"{experiment.path.stem}, {stage}, {sweep_id}" for stage in ("selection", "final")]
     with TrialQueue(opened, names[0]) as selection_queue, TrialQueue(opened, names[1]) as final_queue:
+        for queue in (selection_queue, final_queue):
+            storage.check_trials(queue.study.get_trials(deepcopy=False))
         sweep = stages.Sweep(experiment, path, selection_queue, final_queue)
         say(experiment.question)
         if sweep.current().left() == 0:

@@ -4,14 +4,16 @@ import contextlib
 import functools
 import json
 import os
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from mnist_flax.errors import InputError, RunError, first_line, wrong
@@ -33,8 +35,33 @@ def open_journal(directory: Path) -> optuna.storages.BaseStorage:
         os.truncate(path, path.read_bytes().rfind(b"\n") + 1)  # a full disk or a power failure can cut a line short
     try:
         return optuna.storages.JournalStorage(_Journal(str(path)))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); restore it or give another --workdir") from None
+    except OSError:
+        raise
+    except Exception as error:  # of Optuna, which reads each line unchecked
+        raise InputError(f"{path} is damaged ({first_line(error)}); restore it or give another --workdir") from error
+
+
+def check_trials(trials: Iterable[FrozenTrial]) -> None:
+    """Raise `InputError` unless what a storage holds, which somebody else may have written, can be a sweep's."""
+    number = (int, float)
+    kinds = {"overrides": dict, "history": list, "seconds": number, "versions": dict, "commit": str}
+    kinds |= {"workdir": str, "diverged_at": (int, type(None))}
+    line_kinds = {"step": int, "epoch": int, "split": str, "loss": number, "accuracy": number}
+
+    def holds(tree: Any, kinds: dict[str, Any]) -> bool:
+        return isinstance(tree, dict) and all(isinstance(tree.get(name), kind) for name, kind in kinds.items())
+
+    for trial in trials:
+        attributes, done = trial.user_attrs, trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        ok = isinstance(attributes.get("member", ""), str) and isinstance(attributes.get("overrides", {}), dict)
+        ok = ok and re.fullmatch(r".* \d{1,9}", attributes.get("worker", " 1")) is not None
+        if ok and done and "member" in attributes:
+            ok = holds(attributes, kinds) and all(holds(line, line_kinds) for line in attributes["history"])
+            ok = ok and all(isinstance(value, number) for value in trial.values or ())
+        if not ok:
+            raise InputError(
+                f"trial {trial.number} in the sweep's storage is damaged; restore it, or begin another sweep"
+            )
 
 
 def _locked(path: Path) -> contextlib.AbstractContextManager[Any]:

@@ -35,7 +35,16 @@ def test_tables_are_those_of_the_result_files(page: str, file: str, text: str) -
 
 def test_the_pages_hold_tables() -> None:
     files = {Path(file).stem for _, file, _ in COPIES}
-    assert files == {"bench_train", "crash_states", "device", "faults", "mutants", "population", "regularization", "tutorial"}
+    assert files == {
+        "bench_train",
+        "crash_states",
+        "device",
+        "faults",
+        "mutants",
+        "population",
+        "regularization",
+        "tutorial",
+    }
 
 
 @pytest.fixture(scope="module")

@@ -180,6 +180,37 @@ def test_a_new_sweep_and_its_journal_are_on_the_disk(tmp_path: Path, synced: set
     assert path.stat().st_ino in synced
 
 
+@pytest.mark.parametrize(
+    "line", ["7", "[]", "{}", '{"op_code": 99, "worker_id": "w"}', '{"op_code": 4, "worker_id": "w"}']
+)
+def test_a_line_that_is_not_the_journals_is_damage(line: str, tmp_path: Path) -> None:
+    (tmp_path / "optuna.journal").write_text(line + "\n")
+    with pytest.raises(InputError, match=r"optuna\.journal is damaged \(.*\); restore it"):
+        open_journal(tmp_path)
+
+
+LINE = {"step": 13, "epoch": 1, "split": "eval", "loss": 0.5, "accuracy": 0.9}
+DONE = {"history": [LINE], "seconds": 1.5, "versions": {}, "commit": "", "workdir": "members/0000", "diverged_at": None}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"member": ["a"]}, {"worker": "none"}, {"worker": "w 9999999999"}, {"overrides": 7}, {"versions": None},
+     {"history": [LINE | {"loss": "0"}]}, {"history": 3}, {"seconds": "1"}],
+)  # fmt: skip
+def test_a_trial_that_is_not_a_sweeps_is_named(change: dict, tmp_path: Path) -> None:
+    queue = TrialQueue(open_journal(tmp_path), "study")
+    queue.enqueue(MEMBERS)
+    [trial] = queue.claim(1)
+    queue.finish(trial, [0.9], 0.9, DONE | change)
+    trials = queue.study.get_trials()
+    if change:
+        with pytest.raises(InputError, match="trial 0 in the sweep's storage is damaged; restore it"):
+            storage.check_trials(trials)
+    else:
+        storage.check_trials(trials)
+
+
 def test_a_search_can_be_repeated(tmp_path: Path) -> None:
     sampled = []
     for name in ("first", "second"):
