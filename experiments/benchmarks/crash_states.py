@@ -18,7 +18,7 @@ from pathlib import Path
 
 from crash_checks import RunCheck, SweepCheck, digest
 from crash_replay import Call, Disk, record
-from faults import command
+from faults_processes import command
 from provenance import RESULTS, as_markdown, load_results, save_results
 
 from mnist_flax.workdir import checkpoint, claim, run_info

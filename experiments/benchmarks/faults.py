@@ -1,197 +1,162 @@
-"""Is anything ever lost? Kills, damage and bad input, on real runs of the real commands.
+"""Is anything ever lost? Kills, damage, full disks, databases that vanish and bad input, on real runs and sweeps.
 
-    python experiments/benchmarks/faults.py              # 20 minutes on 2 cores: kills, damages, bad inputs
-    python experiments/benchmarks/faults.py --kills 5    # a taste
-    python experiments/benchmarks/faults.py --table      # only the table, from results/faults.jsonl
+    python experiments/benchmarks/faults.py                 # an hour on 2 cores
+    python experiments/benchmarks/faults.py --minutes 1     # a taste: at most a minute or so for each part
+    python experiments/benchmarks/faults.py --parts kills   # only this part; the results of the others stay
+    python experiments/benchmarks/faults.py --table         # only the table, from results/faults.jsonl
 
-A run is started and killed (SIGKILL) at random moments, over and over, until it ends by itself; then its parameters,
-BatchNorm statistics, optimiser state and metrics are compared with a run that nobody disturbed, bit for bit. Needs the
-test extra, whose table of bad input it runs.
+What is disturbed is started again by the same command, over and over, until it ends by itself; then its parameters,
+BatchNorm statistics, optimizer state and metrics are compared with what nobody disturbed, bit for bit. Needs Linux and
+the test extra. Full disks need the right to mount; the database needs the programs of a PostgreSQL server, and psycopg.
 """
 
 import argparse
 import collections
-import itertools
 import json
-import os
 import random
-import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import jax
-import numpy as np
-from provenance import RESULTS, as_markdown, load_results, save_results
-
-from mnist_flax.errors import RunError
-from mnist_flax.workdir import checkpoint, claim
+import faults_database
+import faults_disk
+import faults_run
+import faults_sweep
+from provenance import RESULTS, as_markdown, load_results, provenance
 
 LINES, TABLE = RESULTS / "faults.jsonl", RESULTS / "faults.md"
-TESTS = Path(__file__).parents[2] / "tests"
-FLAGS = ["--widths", "64", "64", "--batch-size", "16", "--train-split", "train[:400]", "--eval-split", "test[:400]",
-         "--epochs", "60", "--steps-per-call", "4", "--checkpoint-every", "10", "--keep", "3"]  # fmt: skip
+KINDS = {
+    "kills": "kills", "distributed": "distributed", "sweep": "sweep", "database": "database", "disk": "disk",
+    "damages": "damage", "inputs": "bad input",
+}  # of lines, by part  # fmt: skip
 
 
-def command(name: str, *args: str) -> list[str]:
-    """The command line of a program of ours."""
-    return [sys.executable, "-m", f"mnist_flax.{name}", *args]
+def measure(part: str, root: Path, rng: random.Random) -> Iterator[dict]:
+    """The lines of a part; a single one that says why where this machine lacks what it takes."""
+    match part:
+        case "inputs":
+            yield from faults_run.bad_inputs(root)
+        case "damages":
+            yield from faults_run.damages(root)
+        case "kills":
+            yield from faults_run.kills(root, 200, rng)
+        case "sweep":
+            yield from faults_sweep.sweep_kills(root, 100, rng)
+        case "distributed":
+            yield from faults_sweep.distributed_kills(root, 50, rng)
+        case "disk" if not faults_disk.may_mount(root):
+            yield {"kind": "disk", "skipped": "this user may not mount a small disk"}
+        case "disk":
+            yield from faults_disk.fill(root)
+        case "database" if why := faults_database.missing():
+            yield {"kind": "database", "skipped": why}
+        case "database":
+            yield from faults_sweep.database_kills(root, 20, rng)
 
 
-def final(path: Path) -> tuple[list[np.ndarray], list[dict]]:
-    """Every array of the last checkpoint, and the metrics without their timings."""
-    _, state, _ = checkpoint.restore(claim.checkpoints_dir(path), "latest", identity={}, warn=print)
-    lines = [json.loads(row) for row in claim.metrics_file(path).read_text().splitlines()]
-    return jax.tree.leaves(state), [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
-
-
-def same(a: tuple[list[np.ndarray], list[dict]], b: tuple[list[np.ndarray], list[dict]]) -> bool:
-    """Bit for bit."""
-    return a[1] == b[1] and len(a[0]) == len(b[0]) and all(map(lambda x, y: x.tobytes() == y.tobytes(), a[0], b[0]))
-
-
-def kills(root: Path, straight: Path, number: int, rng: random.Random) -> Iterator[dict]:
-    """Kill until `number` is reached, every run to its end; a line a run."""
-    want, killed, runs = final(straight), 0, 0
-    while killed < number:
-        path, runs, moments = root / f"killed-{runs}", runs + 1, []
-        while True:
-            process = subprocess.Popen(command("train", "--workdir", str(path), *FLAGS), stdout=subprocess.DEVNULL)
-            try:
-                process.wait(timeout=rng.uniform(0.2, 7.0))
-                break
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            directory = claim.checkpoints_dir(path)
-            saving = any(directory.glob(".saving-*")) if directory.is_dir() else False
-            moments.append({"at_step": max(checkpoint.steps(directory), default=0), "while_saving": saving})
-        killed += len(moments)
-        equal = process.returncode == 0 and same(final(path), want)
-        shutil.rmtree(path)
-        yield {"kind": "kills", "kills": moments, "exit_code": process.returncode, "bit_for_bit": equal}
-
-
-def flip(path: Path) -> None:
-    """Change one bit in the middle."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-DAMAGES: dict[str, Callable[[Path], None]] = {
-    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
-    "emptied": lambda path: os.truncate(path, 0),
-    "deleted": lambda path: path.unlink(),
-    "one bit flipped": flip,
-}
-
-
-def damages(root: Path, straight: Path) -> Iterator[dict]:
-    """Every file of the latest checkpoint in every way; a line each."""
-    source = claim.checkpoints_dir(straight)
-    *_, before, latest = checkpoint.steps(source)
-    _, sound, _ = checkpoint.restore(source, before, identity={}, warn=print)
-    files = sorted(
-        file.relative_to(source / str(latest)) for file in (source / str(latest)).rglob("*") if file.is_file()
-    )
-    for file in files:
-        for way, damage in DAMAGES.items():
-            line: dict[str, Any] = {"kind": "damage", "file": file.as_posix(), "way": way}
-            if (source / str(latest) / file).stat().st_size == 0 and way != "deleted":
-                yield line | {"outcome": "the file is empty already"}
-                continue
-            copy, told_of = root / "damaged", []
-            shutil.copytree(source, copy)
-            damage(copy / str(latest) / file)
-            try:
-                step, state, _ = checkpoint.restore(copy, "latest", identity={}, warn=told_of.append, set_aside=True)
-                right = step == before and same((jax.tree.leaves(state), []), (jax.tree.leaves(sound), []))
-                aside = (copy / f"corrupt-{latest}").is_dir() and bool(told_of)
-                outcome = "named, set aside, the one before loaded" if right and aside else "LOADED WRONG"
-            except RunError as error:
-                outcome = f"refused: {error}"
-            shutil.rmtree(copy)
-            yield line | {"outcome": outcome}
-
-
-def bad_inputs(root: Path) -> Iterator[dict]:
-    """The table of the tests, each line as a process of its own."""
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    environ, path = os.environ.copy(), sys.path.copy()
-    sys.path.insert(0, str(TESTS))
-    from conftest import TINY_FLAGS
-    from test_inputs import BAD_ARGUMENTS, snapshot
-
-    sys.path[:] = path
-    os.environ.clear()  # `conftest` asks for eight devices; the runs that are killed must not see that
-    os.environ.update(environ)
-    (root / "FOREIGN").mkdir(parents=True)
-    (root / "MANUAL").mkdir()
-    (root / "FOREIGN" / "thesis.tex").write_text("precious")
-    (root / "FILE").write_text("precious")
-    subprocess.run(command("train", "--workdir", str(root / "RUN"), *TINY_FLAGS), check=True, stdout=subprocess.DEVNULL)
-    for line in BAD_ARGUMENTS:
-        name, *words = line.split()
-        args = [word for w in words for word in (TINY_FLAGS if w == "TINY" else [w])]
-        before = snapshot(root)
-        result = subprocess.run(command(name, *args), cwd=root, env=env, capture_output=True, text=True)
-        message = result.stderr.replace(str(root), "...").replace(str(TESTS.parent), "...").strip()
-        untouched = snapshot(root) == before
-        yield {
-            "kind": "bad input",
-            "line": line,
-            "exit_code": result.returncode,
-            "message": message,
-            "untouched": untouched,
-        }
+def save_parts(parts: list[str], minutes: float, seed: int) -> None:
+    """Measure parts, saving each line as it comes, after a line with their provenance; lines of other parts stay."""
+    for part in parts:
+        kind, until = KINDS[part], time.monotonic() + 60 * minutes
+        about = {"kind": "provenance", "of": kind, "seed": seed, **provenance()}
+        about["command"] = "python experiments/benchmarks/faults.py"
+        rows = load_results(LINES) if LINES.exists() else []
+        rows = [row for row in rows if kind not in (row["kind"], row.get("of"))]
+        LINES.write_text("".join(json.dumps(row) + "\n" for row in [*rows, about]))
+        with tempfile.TemporaryDirectory() as directory:
+            for row in measure(part, Path(directory), random.Random(seed)):
+                print(json.dumps(row), flush=True)
+                with LINES.open("a") as lines:
+                    lines.write(json.dumps(row) + "\n")
+                if time.monotonic() > until:
+                    break
 
 
 def table(rows: list[dict]) -> str:
     """What happened, counted."""
-    about, rows = rows[0], rows[1:]
-    runs = [row for row in rows if row["kind"] == "kills"]
+    of = {kind: [row for row in rows if row["kind"] == kind and "skipped" not in row] for kind in KINDS.values()}
+    lines = ["| what was done | how often | what came of it |", "|---|---|---|"]
+    lines += [f"| {' | '.join(COUNTED[kind](of[kind]))} |" for kind in KINDS.values() if of[kind]] + [""]
+    lines += [f"Left out: {row['kind']}, since {row['skipped']}.\n" for row in rows if "skipped" in row]
+    origins: dict[str, list[str]] = {}
+    for row in rows:
+        if row["kind"] == "provenance" and of[row["of"]]:
+            origins.setdefault(f"{as_markdown(row)}; seed {row['seed']}.", []).append(row["of"])
+    lines += [f"{', '.join(kinds) + ': ' if len(origins) > 1 else ''}{text}\n" for text, kinds in origins.items()]
+    return "\n".join(lines)
+
+
+def _kills(runs: list[dict]) -> list[str]:
     moments = [kill for row in runs for kill in row["kills"]]
-    damaged = [row for row in rows if row["kind"] == "damage" and "already" not in row["outcome"]]
-    outcomes = collections.Counter(row["outcome"] for row in damaged)
-    inputs = [row for row in rows if row["kind"] == "bad input"]
-    good = [row for row in inputs if row["exit_code"] == 2 and "\n" not in row["message"] and row["untouched"]]
+    saving, writers = sum(kill["while_saving"] for kill in moments), sum("writer" in kill["whom"] for kill in moments)
+    what = f"`kill -9` of a run at a random moment ({saving} while it was saving, {writers} with its writer process)"
+    return [what, f"{len(moments)} kills of {len(runs)} runs", _ends(runs)]
+
+
+def _distributed(runs: list[dict]) -> list[str]:
+    number = sum(len(row["kills"]) for row in runs)
+    what = "`kill -9` of one of two processes that train one network"
+    return [what, f"{number} kills of {len(runs)} runs", _ends(runs)]
+
+
+def _ends(runs: list[dict]) -> str:
     lost = sum(row["exit_code"] != 0 for row in runs)
     different = sum(row["exit_code"] == 0 and not row["bit_for_bit"] for row in runs)
-    lines = [
-        "| what was done | how often | what came of it |",
-        "|---|---|---|",
-        f"| `kill -9` at a random moment ({sum(k['while_saving'] for k in moments)} while one was being saved) "
-        f"| {len(moments)} kills of {len(runs)} runs | {lost} lost, {different} with other bits than a straight run |",
-        f"| a file of the latest checkpoint truncated, emptied, deleted, or one bit of it flipped | {len(damaged)} "
-        f"| {'; '.join(f'{n} {outcome}' for outcome, n in outcomes.items())} |",
-        f"| bad input on the command line | {len(inputs)} | {len(good)} one line, exit code 2, disk untouched |",
-        "",
-        f"{as_markdown(about)}.",
-    ]
-    return "\n".join(lines) + "\n"
+    return f"{lost} lost, {different} with other bits than a straight run"
 
 
-def main() -> None:
-    """Run what was asked for, saving each result as it comes."""
+def _sweep(sweeps: list[dict]) -> list[str]:
+    whom = collections.Counter(kill for row in sweeps for kill in row["kills"])
+    what = f"`kill -9` of a sweep of two workers ({', '.join(f'{name} {n}' for name, n in sorted(whom.items()))})"
+    return [what, f"{whom.total()} kills of {len(sweeps)} sweeps", _members(sweeps)]
+
+
+def _database(sweeps: list[dict]) -> list[str]:
+    away = [seconds for row in sweeps for seconds in row["seconds_away"]]
+    what = f"the PostgreSQL server of a sweep killed, and away for {min(away)} to {max(away)} s"
+    return [what, f"{len(away)} kills under {len(sweeps)} sweeps", _members(sweeps)]
+
+
+def _members(sweeps: list[dict]) -> str:
+    lost, twice, differing = (sum(row[name] for row in sweeps) for name in ("lost", "twice", "differing"))
+    number, unlike = sum(row["members"] for row in sweeps), "with other results or bits than in a straight sweep"
+    return f"of {number} members {lost} lost, {twice} twice, {differing} {unlike}"
+
+
+def _disk(rows: list[dict]) -> list[str]:
+    full = [row for row in rows if row["exit_code"]]
+    errors = [sum(not line.startswith("warning: ") for line in row["stderr"]) for row in full]
+    told = sum(row["exit_code"] in (1, 2) and n == 1 for row, n in zip(full, errors, strict=True))
+    what = f"the disk full at {len({row['limit'] for row in full})} sizes, then larger"
+    equal = sum(row["bit_for_bit"] for row in full)
+    ends = f"{told} one error, exit code 1 or 2; then {equal} with the bits of a straight one"
+    return [what, f"{len(full)} runs and sweeps", ends]
+
+
+def _damage(rows: list[dict]) -> list[str]:
+    outcomes = collections.Counter(row["outcome"] for row in rows if "already" not in row["outcome"])
+    what = "a file of the latest checkpoint truncated, emptied, deleted, or one bit of it flipped"
+    return [what, str(outcomes.total()), "; ".join(f"{n} {outcome}" for outcome, n in outcomes.items())]
+
+
+def _inputs(rows: list[dict]) -> list[str]:
+    good = [row for row in rows if row["exit_code"] == 2 and "\n" not in row["message"] and row["untouched"]]
+    return ["bad input on the command line", str(len(rows)), f"{len(good)} one line, exit code 2, disk untouched"]
+
+
+COUNTED = {"bad input": _inputs, "damage": _damage, "kills": _kills, "sweep": _sweep}
+COUNTED |= {"distributed": _distributed, "disk": _disk, "database": _database}
+
+
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--parts", nargs="+", choices=[*KINDS], default=[*KINDS])
+    parser.add_argument("--minutes", type=float, default=60.0, help="for each part; what has begun then ends by itself")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--table", action="store_true", help="only make the table")
     args = parser.parse_args()
     if not args.table:
-        with tempfile.TemporaryDirectory() as directory:
-            root = Path(directory)
-            straight = root / "straight"
-            subprocess.run(command("train", "--workdir", str(straight), *FLAGS), check=True, stdout=subprocess.DEVNULL)
-            killed = kills(root, straight, args.kills, random.Random(args.seed))
-            save_results(LINES, itertools.chain(bad_inputs(root / "inputs"), damages(root, straight), killed))
+        save_parts(args.parts, args.minutes, args.seed)
     TABLE.write_text(table(load_results(LINES)))
     print(TABLE.read_text())
-
-
-if __name__ == "__main__":
-    main()

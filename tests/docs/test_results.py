@@ -1,5 +1,6 @@
 """No number on the pages stands there by hand: each is that of a result file."""
 
+import collections
 import json
 import re
 import statistics
@@ -88,15 +89,17 @@ def test_the_checks_of_the_readme_are_those_of_the_measurements() -> None:
     means = statistics.mean(ours), statistics.mean(theirs)
     error = (statistics.variance(ours) / len(ours) + statistics.variance(theirs) / len(theirs)) ** 0.5
     assert len(ours) == len(theirs)
-    runs = [row for row in faults if row["kind"] == "kills"]
-    lost, other = sum(r["exit_code"] != 0 for r in runs), sum(not r["bit_for_bit"] for r in runs if not r["exit_code"])
+    runs = [row for row in faults if row["kind"] in ("kills", "distributed")]
+    sweeps = [row for row in faults if row["kind"] == "sweep"]
+    lost = sum(r["exit_code"] != 0 for r in runs) + sum(row["lost"] for row in sweeps)
+    other = sum(not r["bit_for_bit"] for r in runs if not r["exit_code"]) + sum(row["differing"] for row in sweeps)
     damaged = [row["outcome"] for row in faults if row["kind"] == "damage" and "already" not in row["outcome"]]
     detected = damaged.count("named, set aside, the one before loaded")
     for text in (
         f"over {len(ours)} seeds",
         f"{means[0]:.3f} % and {means[1]:.3f} %: {abs(means[0] - means[1]) / error:.2f} standard errors apart",
-        f"random moments, {sum(len(row['kills']) for row in runs)} times",
-        f"{lost} runs lost, {other} with other bits",
+        f"random moments, {sum(len(row['kills']) for row in runs + sweeps)} times",
+        f"{lost} lost, {other} with other bits",
         f"damaged, {len(damaged)} times | {detected} times detected",
     ):
         assert text in README
@@ -112,11 +115,17 @@ def test_the_two_programs_are_less_than_two_standard_errors_apart() -> None:
 
 def test_nothing_was_lost() -> None:
     rows = measured("faults")[1:]
-    runs = [row for row in rows if row["kind"] == "kills"]
-    assert sum(len(row["kills"]) for row in runs) >= 200 and all(row["bit_for_bit"] for row in runs)
-    assert not [row for row in rows if row["kind"] == "damage" and "WRONG" in row["outcome"]]
-    inputs = [row for row in rows if row["kind"] == "bad input"]
-    assert len(inputs) >= 60 and all(row["exit_code"] == 2 and row["untouched"] for row in inputs)
+    of = collections.defaultdict(list)
+    for row in rows:
+        of["skipped" if "skipped" in row else row["kind"]].append(row)
+    for kind in ("kills", "distributed", "disk"):
+        assert all(row["bit_for_bit"] for row in of[kind])
+    for row in of["sweep"] + of["database"]:
+        assert (row["lost"], row["twice"], row["differing"]) == (0, 0, 0)
+    assert not [row for row in of["damage"] if "WRONG" in row["outcome"]]
+    assert len(of["bad input"]) >= 60 and all(row["exit_code"] == 2 and row["untouched"] for row in of["bad input"])
+    killed = [kill for kind in ("kills", "sweep", "distributed") for row in of[kind] for kill in row["kills"]]
+    assert len(killed) + sum(len(row["seconds_away"]) for row in of["database"]) >= 200
 
 
 def test_no_power_cut_lost_anything_and_a_loss_would_have_been_noticed() -> None:
