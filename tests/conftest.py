@@ -101,6 +101,19 @@ def restore_signals() -> Iterator[None]:
     sys.excepthook = hook
 
 
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The inodes of the files and directories that the test has brought to the disk."""
+    inodes, fsync = set(), os.fsync
+
+    def note(descriptor: int) -> None:
+        inodes.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    return inodes
+
+
 def assert_trees_equal(a: object, b: object) -> None:
     """Bit for bit."""
     leaves_a, leaves_b = (jax.tree_util.tree_leaves_with_path(t) for t in (a, b))

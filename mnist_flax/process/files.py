@@ -82,6 +82,15 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def make_directory(path: Path) -> None:
+    """Create a directory and those above it that are missing; return when they are on the disk."""
+    new = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in new:
+        with contextlib.suppress(PermissionError):  # of a directory that may be written and not read
+            sync(each.parent, inside=False)
+
+
 def sync(path: Path, *, inside: bool = True) -> None:
     """Return when a file, or a directory and all that is `inside` it, is on the disk."""
     for entry in path.iterdir() if inside and path.is_dir() else ():

@@ -37,7 +37,7 @@ def create(directory: Path, identity: dict[str, Any]) -> None:
     """Create a sweep's directory, or find it; raises `InputError` if it is another's, or cannot be written."""
     is_new = not directory.exists()
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        files.make_directory(directory)
         with locked(directory):
             check(directory, identity)  # again: another process may have created a sweep here since
             if not (directory / _SWEEP).exists():

@@ -14,6 +14,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from mnist_flax.errors import InputError, RunError, first_line, wrong
+from mnist_flax.process import files
 from mnist_flax.process.terminal import warn
 from mnist_flax.sweep.directory import without_password
 
@@ -26,6 +27,7 @@ def open_journal(directory: Path) -> optuna.storages.BaseStorage:
     """Open the journal in a directory that all processes see; raises `InputError` if it is damaged."""
     path = directory / "optuna.journal"
     path.touch()
+    files.sync(directory, inside=False)  # else a power cut can lose the file with every line in it
     lock = JournalFileSymlinkLock(str(path))
     lock.acquire()
     try:

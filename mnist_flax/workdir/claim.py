@@ -77,7 +77,7 @@ def claim(workdir: Path, run: RunInfo) -> Iterator[RunInfo]:
     is_new = not workdir.exists()
     with contextlib.ExitStack() as stack:
         try:
-            workdir.mkdir(parents=True, exist_ok=True)
+            files.make_directory(workdir)
             note = stack.enter_context(files.lock(workdir / _LOCK, wait=False))
             note.truncate()
             now = datetime.now(UTC).isoformat(timespec="seconds")

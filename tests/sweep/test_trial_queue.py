@@ -13,7 +13,7 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from mnist_flax.errors import InputError, RunError
-from mnist_flax.sweep import storage, trial_queue
+from mnist_flax.sweep import directory, storage, trial_queue
 from mnist_flax.sweep.storage import open_database, open_journal
 from mnist_flax.sweep.trial_queue import TrialQueue
 
@@ -146,6 +146,16 @@ def test_a_cut_off_line_of_the_journal_costs_nothing_else(tmp_path: Path) -> Non
     journal.write_bytes(b"{half\n" + journal.read_bytes())
     with pytest.raises(InputError, match=r"optuna\.journal is damaged"):
         open_journal(tmp_path)
+
+
+def test_a_new_sweep_and_its_journal_are_on_the_disk(tmp_path: Path, synced: set[int]) -> None:
+    """Else a power cut can lose them with every finished member, though their lines were synced."""
+    path = tmp_path / "sweeps" / "a"
+    directory.create(path, {"experiment": "a.py"})
+    assert {each.stat().st_ino for each in (tmp_path, path.parent, path)} <= synced
+    synced.clear()
+    open_journal(path)
+    assert path.stat().st_ino in synced
 
 
 def test_a_search_can_be_repeated(tmp_path: Path) -> None:

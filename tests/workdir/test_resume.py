@@ -418,3 +418,12 @@ def test_other_data_than_the_runs_is_refused(finished: Path) -> None:
     other = replace(run, data=run.data | {"sha256": run.data["sha256"] | {"test-images.npy": "0" * 64}})
     with pytest.raises(InputError, match="holds another mnist than the run's; give its --data-dir"):
         inference.find_dataset(other, None)
+
+
+def test_a_new_directory_is_on_the_disk_and_so_are_those_above_it(
+    finished: Path, tmp_path: Path, synced: set[int]
+) -> None:
+    """Else a power cut can lose it with all the checkpoints in it, though those were synced."""
+    path = tmp_path / "sweep" / "members" / "0000"
+    with claim.claim(path, run_info.read(finished)):
+        assert {each.stat().st_ino for each in (tmp_path, path.parent.parent, path.parent, path)} <= synced
