@@ -1,6 +1,6 @@
 """Does a power cut lose anything? Every state of the disk that one can leave, of a real run and of a real sweep.
 
-    python experiments/benchmarks/crash_states.py            # 5 minutes on 2 cores; needs strace
+    python experiments/benchmarks/crash_states.py            # 7 minutes on 2 cores; needs strace
     python experiments/benchmarks/crash_states.py --table    # only the table, from results/crash_states.jsonl
 
 The commands are recorded and replayed call by call (see `crash_replay`). In each state that a power cut can leave, the

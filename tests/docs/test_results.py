@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
 README = (ROOT / "README.md").read_text()
 STUDIES = ["regularization", "srivastava2014", "time_to_accuracy", "learning_rate", "precision"]
-BENCHMARKS = ["tutorial", "faults", "population", "bench_train", "cost", "device"]
+BENCHMARKS = ["tutorial", "faults", "population", "bench_train", "cost", "device", "crash_states"]
 COPIES = [
     (path.name, *copy)
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -35,7 +35,7 @@ def test_tables_are_those_of_the_result_files(page: str, file: str, text: str) -
 
 def test_the_pages_hold_tables() -> None:
     files = {Path(file).stem for _, file, _ in COPIES}
-    assert files == {"bench_train", "device", "faults", "population", "regularization", "tutorial"}
+    assert files == {"bench_train", "crash_states", "device", "faults", "population", "regularization", "tutorial"}
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,13 @@ def test_nothing_was_lost() -> None:
     assert not [row for row in rows if row["kind"] == "damage" and "WRONG" in row["outcome"]]
     inputs = [row for row in rows if row["kind"] == "bad input"]
     assert len(inputs) >= 60 and all(row["exit_code"] == 2 and row["untouched"] for row in inputs)
+
+
+def test_no_power_cut_lost_anything_and_a_loss_would_have_been_noticed() -> None:
+    rows = {row["kind"]: row for row in measured("crash_states")[1:]}
+    assert rows.keys() == {"run", "run without sync", "sweep"}
+    assert all(row["states"] > row["distinct"] >= 1000 for row in rows.values())
+    assert rows["run"]["broken"] == rows["sweep"]["broken"] == 0 < rows["run without sync"]["broken"]
 
 
 def assert_known(text: str, results: str) -> None:
