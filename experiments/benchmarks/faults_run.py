@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,20 +29,21 @@ FLAGS = ["--widths", "8", "8", "--batch-size", "16", "--train-split", "train[:50
 def straight(root: Path) -> Path:
     """A run that nobody disturbs."""
     path = root / "straight"
-    if not path.exists():
-        subprocess.run(command("train", "--workdir", path, *FLAGS), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command("train", "--workdir", path, *FLAGS), check=True, stdout=subprocess.DEVNULL)
     return path
 
 
 def kills(root: Path, number: int, rng: random.Random) -> Iterator[dict]:
     """Kill training, alone and with its writer process in turn, until `number` is reached; a line a run."""
-    want, killed, runs = final(straight(root)), 0, 0
+    began = time.monotonic()
+    path = straight(root)
+    longest, want, killed, runs = time.monotonic() - began, final(path), 0, 0
     while killed < number:
         path, runs, moments, writers = root / f"killed-{runs}", runs + 1, [], []
         while True:
             process = processes.start(command("train", "--workdir", path, *FLAGS), path)
             try:
-                process.wait(timeout=rng.uniform(0.2, 9.0))
+                process.wait(timeout=rng.uniform(0.2, longest))
                 break
             except subprocess.TimeoutExpired:
                 with_writer = (killed + len(moments)) % 2 == 0
