@@ -84,7 +84,8 @@ def table(rows: list[dict]) -> str:
     whom = collections.Counter(kill for row in of["sweep"] for kill in row["kills"])
     both, away = of["distributed"], [seconds for row in of["database"] for seconds in row["seconds_away"]]
     full = [row for row in of["disk"] if row["exit_code"]]
-    told = [row for row in full if row["exit_code"] in (1, 2) and errors(row["stderr"]) == 1]
+    told = sum(row["exit_code"] in (1, 2) and errors(row["stderr"]) == 1 for row in full)
+    equal = sum(row["bit_for_bit"] for row in full)
     lines = [
         "| what was done | how often | what came of it |",
         "|---|---|---|",
@@ -96,9 +97,8 @@ def table(rows: list[dict]) -> str:
         f"| {whom.total()} kills of {len(of['sweep'])} sweeps | {_members(of['sweep'])} |",
         f"| the PostgreSQL server of a sweep killed, and away for {min(away, default=0)} to {max(away, default=0)} s "
         f"| {len(away)} kills under {len(of['database'])} sweeps | {_members(of['database'])} |",
-        f"| a disk of {len({row['limit'] for row in full})} sizes that becomes full, then larger "
-        f"| {len(full)} runs and sweeps | {len(told)} one error, exit code 1 or 2; then {sum(row['bit_for_bit'] for row in full)} with the bits "
-        "of a straight one |",
+        f"| the disk full at {len({row['limit'] for row in full})} sizes, then larger "
+        f"| {len(full)} runs and sweeps | {told} one error, exit code 1 or 2; then {equal} with the right bits |",
         f"| a file of the latest checkpoint truncated, emptied, deleted, or one bit of it flipped | {len(damaged)} "
         f"| {'; '.join(f'{n} {outcome}' for outcome, n in outcomes.items())} |",
         f"| bad input on the command line | {len(inputs)} | {len(good)} one line, exit code 2, disk untouched |",

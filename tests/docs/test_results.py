@@ -103,11 +103,15 @@ def test_the_two_programs_are_less_than_two_standard_errors_apart() -> None:
 
 def test_nothing_was_lost() -> None:
     rows = measured("faults")[1:]
-    runs = [row for row in rows if row["kind"] == "kills"]
-    assert sum(len(row["kills"]) for row in runs) >= 200 and all(row["bit_for_bit"] for row in runs)
-    assert not [row for row in rows if row["kind"] == "damage" and "WRONG" in row["outcome"]]
-    inputs = [row for row in rows if row["kind"] == "bad input"]
-    assert len(inputs) >= 60 and all(row["exit_code"] == 2 and row["untouched"] for row in inputs)
+    of = {name: [row for row in rows if row["kind"] == name] for name in {row["kind"] for row in rows}}
+    for kind in ("kills", "distributed", "disk"):
+        assert all(row["bit_for_bit"] for row in of[kind] if row.get("exit_code_again", 0) == 0)
+    for row in of["sweep"] + of["database"]:
+        assert (row["lost"], row["twice"], row["differing"]) == (0, 0, 0)
+    assert not [row for row in of["damage"] if "WRONG" in row["outcome"]]
+    assert len(of["bad input"]) >= 60 and all(row["exit_code"] == 2 and row["untouched"] for row in of["bad input"])
+    killed = [kill for kind in ("kills", "sweep", "distributed") for row in of[kind] for kill in row["kills"]]
+    assert len(killed) + sum(len(row["seconds_away"]) for row in of["database"]) >= 200
 
 
 def assert_known(text: str, results: str) -> None:
