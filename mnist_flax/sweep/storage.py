@@ -1,5 +1,6 @@
 """Open the storage of a sweep's trials: a journal file or a database; many processes can use either at once."""
 
+import contextlib
 import functools
 import json
 import os
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from mnist_flax.errors import InputError, RunError, first_line, wrong
+from mnist_flax.process import files
 from mnist_flax.process.terminal import warn
 from mnist_flax.sweep.directory import without_password
 
@@ -26,36 +28,37 @@ def open_journal(directory: Path) -> optuna.storages.BaseStorage:
     """Open the journal in a directory that all processes see; raises `InputError` if it is damaged."""
     path = directory / "optuna.journal"
     path.touch()
-    lock = JournalFileSymlinkLock(str(path))
-    lock.acquire()
-    try:
+    with _locked(path):
         os.truncate(path, path.read_bytes().rfind(b"\n") + 1)  # a full disk or a power failure can cut a line short
-    finally:
-        lock.release()
     try:
         return optuna.storages.JournalStorage(_Journal(str(path)))
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); restore it or give another --workdir") from None
 
 
+def _locked(path: Path) -> contextlib.AbstractContextManager[Any]:
+    """Hold the lock of a journal, which the kernel releases when this process dies.
+
+    Optuna's lock is a file that stays when its holder is killed: others wait 30 s for it, and for ever if the directory
+    was moved meanwhile.
+    """
+    return files.lock(path.with_name(".journal.lock"))
+
+
 class _Journal(JournalFileBackend):
-    """Optuna's, but a line for which there is no space leaves no part behind, to which the next would be added."""
+    """Optuna's, with another lock; and a line for which there is no space leaves no part behind."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         rest = b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs)
-        self._lock.acquire()
-        try:
-            with open(self._file_path, "ab", buffering=0) as file:
-                end = file.tell()
-                try:
-                    while rest:
-                        rest = rest[file.write(rest) :]
-                    os.fsync(file.fileno())
-                except OSError:
-                    file.truncate(end)
-                    raise
-        finally:
-            self._lock.release()
+        with _locked(Path(self._file_path)), open(self._file_path, "ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
 
 
 def open_database(url: str) -> optuna.storages.BaseStorage:

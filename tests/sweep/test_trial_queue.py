@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -134,6 +135,27 @@ def test_who_loses_a_claim_goes_on(worker: Open, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(one.study, "ask", ask_and_lose)
     assert names(one.claim(2)) == ["b", "c"]
+
+
+KILLED_WHILE_IT_WRITES = """
+import os, signal, sys
+from pathlib import Path
+from mnist_flax.sweep.storage import open_journal
+from mnist_flax.sweep.trial_queue import TrialQueue
+
+queue = TrialQueue(open_journal(Path(sys.argv[1])), "study")
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+queue.enqueue({"a": {}})
+"""
+
+
+def test_nobody_waits_for_one_that_was_killed_while_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_IT_WRITES, str(tmp_path)])
+    assert killed.returncode == -9
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
+    queue = TrialQueue(open_journal(tmp_path), "study")
+    queue.enqueue(MEMBERS)
+    assert names(queue.claim(9)) == list("abcde")
 
 
 def test_a_cut_off_line_of_the_journal_costs_nothing_else(tmp_path: Path) -> None:
