@@ -166,7 +166,9 @@ def database_kills(root: Path, number: int, rng: random.Random) -> Iterator[dict
             path, sweeps, moments, codes = root / f"killed-{sweeps}", sweeps + 1, [], []
             url = server.new_database(f"sweep_{sweeps}")
             while codes[-1:] != [0] and len(codes) < 20:
-                process = processes.start(sweep_line(root, path, "--storage", url), path)
+                process = processes.start(
+                    sweep_line(root, path, "--no-figures", "--no-tensorboard", "--storage", url), path
+                )
                 while not processes.all_end([process.pid], rng.uniform(0.5, 8.0)):
                     server.kill()
                     moments.append(away := round(rng.uniform(1.0, 5.0), 1))
