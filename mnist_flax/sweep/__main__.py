@@ -83,7 +83,8 @@ def run(args: Args, signals: StopSignals) -> None:
     from mnist_flax.sweep import storage
     from mnist_flax.sweep.trial_queue import TrialQueue
 
-    opened = storage.open_database(database) if database else None  # it may fail: before anything is written
+    # It may fail: before anything is written. A worker's supervisor has opened it.
+    opened = storage.open_database(database, wait=args.worker) if database else None
     directory.create(path, identity)
     opened = opened or storage.open_journal(path)
     sweep_id = hashlib.sha256(json.dumps(identity | {"storage": None}, sort_keys=True).encode()).hexdigest()[:12]

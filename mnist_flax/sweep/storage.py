@@ -61,10 +61,17 @@ class _Journal(JournalFileBackend):
                 raise
 
 
-def open_database(url: str) -> optuna.storages.BaseStorage:
-    """Open a database that all processes reach; raises `InputError` if the URL is wrong or it cannot be reached."""
+def open_database(url: str, *, wait: bool = False) -> optuna.storages.BaseStorage:
+    """Open a database that all processes reach; raises `InputError` if the URL is wrong or it cannot be reached.
+
+    `wait`: it was open before, so wait until it answers again.
+    """
+
+    def connect() -> optuna.storages.BaseStorage:
+        return PatientStorage(url, engine_kwargs={"pool_pre_ping": True})
+
     try:
-        return retry(lambda: PatientStorage(url, engine_kwargs={"pool_pre_ping": True}))
+        return retry(_patient(connect) if wait else connect)
     except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
         problem, remedy = f"cannot be used ({first_line(error)})", "give a database such as sqlite:///x.db"
         raise wrong("storage", without_password(url), problem, remedy) from error

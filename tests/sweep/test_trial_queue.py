@@ -256,6 +256,23 @@ def test_a_database_that_comes_back_was_only_slow(tmp_path: Path, monkeypatch: p
     database.engine.dispose()
 
 
+def test_a_worker_waits_for_the_database_of_its_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, connect, answers = f"sqlite:///{tmp_path / 'x.db'}", storage.PatientStorage.__init__, iter([False] * 16)
+
+    def connect_or_fail(*args: object, **kwargs: object) -> None:
+        if not next(answers, True):
+            raise sqlalchemy.exc.OperationalError("select", None, Exception("the database system is starting up"))
+        connect(*args, **kwargs)
+
+    monkeypatch.setattr(storage.PatientStorage, "__init__", connect_or_fail)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(InputError, match="cannot be used .*starting up"):  # a wrong URL is told at once
+        open_database(url)
+    database = open_database(url, wait=True)
+    assert next(answers, "connected") == "connected"
+    database.engine.dispose()
+
+
 def test_a_line_that_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
     code = f"""
 import os, resource
