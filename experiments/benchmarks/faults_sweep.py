@@ -169,7 +169,7 @@ def database_kills(root: Path, number: int, rng: random.Random) -> Iterator[dict
                 process = processes.start(
                     sweep_line(root, path, "--no-figures", "--no-tensorboard", "--storage", url), path
                 )
-                while not processes.all_end([process.pid], rng.uniform(0.5, 8.0)):
+                while not processes.all_end([process.pid], rng.uniform(0.5, 12.0)):
                     server.kill()
                     moments.append(away := round(rng.uniform(1.0, 5.0), 1))
                     time.sleep(away)
