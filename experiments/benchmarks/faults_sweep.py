@@ -66,10 +66,11 @@ def compare(path: Path, want: dict[str, tuple[dict[str, Any], Any]]) -> dict[str
     return {"members": len(want), "lost": len(want) - len(both), "twice": max(twice, 0), "differing": differing}
 
 
-def logs(path: Path) -> list[str]:
-    """What went wrong in the workers' own words, and tracebacks."""
+def problems(path: Path) -> list[str]:
+    """What the command and its workers printed to stderr, but that they wait for the database."""
     lines = [line for log in sorted(path.glob("worker-*.log")) for line in log.read_text(errors="replace").splitlines()]
-    return [line.replace(str(path), "...") for line in lines if line.startswith(("error:", "warning:", "Traceback"))]
+    lines = [line.replace(str(path), "...") for line in lines if line.startswith(("error:", "warning:", "Traceback"))]
+    return [line for line in processes.said(path) + lines if "the database does not answer" not in line]
 
 
 def sweep_kills(root: Path, number: int, rng: random.Random) -> Iterator[dict]:
@@ -94,8 +95,8 @@ def sweep_kills(root: Path, number: int, rng: random.Random) -> Iterator[dict]:
                     process.wait()
             codes.append(process.returncode)
         killed += len(moments)
-        line = {"kind": "sweep", "kills": moments, "exit_codes": codes, "stderr": processes.said(path)}
-        yield line | compare(path, want) | {"logs": logs(path), "done_twice": _done_twice(path)}
+        line = {"kind": "sweep", "kills": moments, "exit_codes": codes, "stderr": problems(path)}
+        yield line | compare(path, want) | {"done_twice": _done_twice(path)}
         shutil.rmtree(path)
 
 
@@ -176,6 +177,6 @@ def database_kills(root: Path, number: int, rng: random.Random) -> Iterator[dict
                     server.start()
                 codes.append(process.wait())
             killed += len(moments)
-            line = {"kind": "database", "seconds_away": moments, "exit_codes": codes, "stderr": processes.said(path)}
-            yield line | compare(path, want) | {"logs": logs(path)}
+            line = {"kind": "database", "seconds_away": moments, "exit_codes": codes, "stderr": problems(path)}
+            yield line | compare(path, want)
             shutil.rmtree(path)

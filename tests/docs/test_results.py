@@ -79,15 +79,17 @@ def test_the_checks_of_the_readme_are_those_of_the_measurements() -> None:
     means = statistics.mean(ours), statistics.mean(theirs)
     error = (statistics.variance(ours) / len(ours) + statistics.variance(theirs) / len(theirs)) ** 0.5
     assert len(ours) == len(theirs)
-    runs = [row for row in faults if row["kind"] == "kills"]
-    lost, other = sum(r["exit_code"] != 0 for r in runs), sum(not r["bit_for_bit"] for r in runs if not r["exit_code"])
+    runs = [row for row in faults if row["kind"] in ("kills", "distributed")]
+    sweeps = [row for row in faults if row["kind"] == "sweep"]
+    lost = sum(r["exit_code"] != 0 for r in runs) + sum(row["lost"] for row in sweeps)
+    other = sum(not r["bit_for_bit"] for r in runs if not r["exit_code"]) + sum(row["differing"] for row in sweeps)
     damaged = [row["outcome"] for row in faults if row["kind"] == "damage" and "already" not in row["outcome"]]
     detected = damaged.count("named, set aside, the one before loaded")
     for text in (
         f"over {len(ours)} seeds",
         f"{means[0]:.3f} % and {means[1]:.3f} %: {abs(means[0] - means[1]) / error:.2f} standard errors apart",
-        f"random moments, {sum(len(row['kills']) for row in runs)} times",
-        f"{lost} runs lost, {other} with other bits",
+        f"random moments, {sum(len(row['kills']) for row in runs + sweeps)} times",
+        f"{lost} lost, {other} with other bits",
         f"damaged, {len(damaged)} times | {detected} times detected",
     ):
         assert text in README
