@@ -41,7 +41,7 @@ def _disk(root: Path, limit: str) -> Iterator[Path]:
 def fill(root: Path) -> Iterator[dict]:
     """Disks of many sizes, in bytes and in files, each under a run and under a sweep; a line a disk."""
     assert processes.run(command("train", "--workdir", root / "alone", *TRAIN), root / "alone") == 0
-    assert processes.run(sweep_line(root, root / "sweep"), root / "sweep") == 0
+    assert processes.run(sweep_line(root, root / "sweep"), root / "sweep") == 0, processes.said(root / "sweep")
     alone, members = processes.final(root / "alone"), results(root / "sweep")
 
     def equal(path: Path) -> bool:
