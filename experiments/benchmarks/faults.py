@@ -27,8 +27,8 @@ from provenance import RESULTS, as_markdown, load_results, provenance
 
 LINES, TABLE = RESULTS / "faults.jsonl", RESULTS / "faults.md"
 KINDS = {
-    "inputs": "bad input", "damages": "damage", "kills": "kills", "sweep": "sweep", "distributed": "distributed",
-    "disk": "disk", "database": "database",
+    "kills": "kills", "distributed": "distributed", "sweep": "sweep", "database": "database", "disk": "disk",
+    "damages": "damage", "inputs": "bad input",
 }  # of lines, by part  # fmt: skip
 
 
@@ -56,77 +56,97 @@ def measure(part: str, root: Path, rng: random.Random) -> Iterator[dict]:
 
 
 def save_parts(parts: list[str], minutes: float, seed: int) -> None:
-    """Measure parts, saving each line as it comes; lines of other parts stay, with the commit that they came from."""
+    """Measure parts, saving each line as it comes, after a line with their provenance; lines of other parts stay."""
     for part in parts:
+        kind, until = KINDS[part], time.monotonic() + 60 * minutes
+        about = {"kind": "provenance", "of": kind, "seed": seed, **provenance()}
+        about["command"] = "python experiments/benchmarks/faults.py"
+        rows = load_results(LINES) if LINES.exists() else []
+        rows = [row for row in rows if kind not in (row["kind"], row.get("of"))]
+        LINES.write_text("".join(json.dumps(row) + "\n" for row in [*rows, about]))
         with tempfile.TemporaryDirectory() as directory:
-            until = time.monotonic() + 60 * minutes
-            about = provenance() | {"command": "python experiments/benchmarks/faults.py", "seed": seed}
-            others = [row for row in load_results(LINES)[1:] if row["kind"] != KINDS[part]] if LINES.exists() else []
-            LINES.write_text("".join(json.dumps(row) + "\n" for row in [about, *others]))
             for row in measure(part, Path(directory), random.Random(seed)):
                 print(json.dumps(row), flush=True)
                 with LINES.open("a") as lines:
-                    lines.write(json.dumps(row | {"commit": about["commit"]}) + "\n")
+                    lines.write(json.dumps(row) + "\n")
                 if time.monotonic() > until:
                     break
 
 
 def table(rows: list[dict]) -> str:
     """What happened, counted."""
-    about, *rows = rows
     of = {kind: [row for row in rows if row["kind"] == kind and "skipped" not in row] for kind in KINDS.values()}
-    runs, moments = of["kills"], [kill for row in of["kills"] for kill in row["kills"]]
+    lines = ["| what was done | how often | what came of it |", "|---|---|---|"]
+    lines += [f"| {' | '.join(COUNTED[kind](of[kind]))} |" for kind in KINDS.values() if of[kind]] + [""]
+    lines += [f"Left out: {row['kind']}, since {row['skipped']}.\n" for row in rows if "skipped" in row]
+    origins: dict[str, list[str]] = {}
+    for row in rows:
+        if row["kind"] == "provenance" and of[row["of"]]:
+            origins.setdefault(f"{as_markdown(row)}; seed {row['seed']}.", []).append(row["of"])
+    lines += [f"{', '.join(kinds) + ': ' if len(origins) > 1 else ''}{text}\n" for text, kinds in origins.items()]
+    return "\n".join(lines)
+
+
+def _kills(runs: list[dict]) -> list[str]:
+    moments = [kill for row in runs for kill in row["kills"]]
     saving, writers = sum(kill["while_saving"] for kill in moments), sum("writer" in kill["whom"] for kill in moments)
-    damaged = [row for row in of["damage"] if "already" not in row["outcome"]]
-    outcomes = collections.Counter(row["outcome"] for row in damaged)
-    inputs = of["bad input"]
-    good = [row for row in inputs if row["exit_code"] == 2 and "\n" not in row["message"] and row["untouched"]]
-    whom = collections.Counter(kill for row in of["sweep"] for kill in row["kills"])
-    both, away = of["distributed"], [seconds for row in of["database"] for seconds in row["seconds_away"]]
-    full = [row for row in of["disk"] if row["exit_code"]]
-    told = sum(row["exit_code"] in (1, 2) and errors(row["stderr"]) == 1 for row in full)
-    equal = sum(row["bit_for_bit"] for row in full)
-    lines = [
-        "| what was done | how often | what came of it |",
-        "|---|---|---|",
-        f"| `kill -9` of a run at a random moment ({saving} while it was saving, {writers} with its writer process) "
-        f"| {len(moments)} kills of {len(runs)} runs | {_ends(runs)} |",
-        f"| `kill -9` of one of two processes that train one network "
-        f"| {sum(len(row['kills']) for row in both)} kills of {len(both)} runs | {_ends(both)} |",
-        f"| `kill -9` of a sweep: {', '.join(f'{name} {n}' for name, n in sorted(whom.items()))} "
-        f"| {whom.total()} kills of {len(of['sweep'])} sweeps | {_members(of['sweep'])} |",
-        f"| the PostgreSQL server of a sweep killed, and away for {min(away, default=0)} to {max(away, default=0)} s "
-        f"| {len(away)} kills under {len(of['database'])} sweeps | {_members(of['database'])} |",
-        f"| the disk full at {len({row['limit'] for row in full})} sizes, then larger "
-        f"| {len(full)} runs and sweeps | {told} one error, exit code 1 or 2; then {equal} with the right bits |",
-        f"| a file of the latest checkpoint truncated, emptied, deleted, or one bit of it flipped | {len(damaged)} "
-        f"| {'; '.join(f'{n} {outcome}' for outcome, n in outcomes.items())} |",
-        f"| bad input on the command line | {len(inputs)} | {len(good)} one line, exit code 2, disk untouched |",
-        "",
-        *(f"Left out: {row['kind']} ({row['skipped']}).\n" for row in rows if "skipped" in row),
-        f"{as_markdown(about | {'commit': '`, `'.join(dict.fromkeys(row['commit'] for row in rows))})}; "
-        f"seed {about['seed']}.",
-    ]
-    return "\n".join(lines) + "\n"
+    what = f"`kill -9` of a run at a random moment ({saving} while it was saving, {writers} with its writer process)"
+    return [what, f"{len(moments)} kills of {len(runs)} runs", _ends(runs)]
 
 
-def errors(stderr: list[str]) -> int:
-    """How many errors a command printed; warnings apart. A traceback counts as many."""
-    return sum(not line.startswith("warning: ") for line in stderr)
+def _distributed(runs: list[dict]) -> list[str]:
+    number = sum(len(row["kills"]) for row in runs)
+    what = "`kill -9` of one of two processes that train one network"
+    return [what, f"{number} kills of {len(runs)} runs", _ends(runs)]
 
 
 def _ends(runs: list[dict]) -> str:
-    """How runs ended that were killed."""
     lost = sum(row["exit_code"] != 0 for row in runs)
     different = sum(row["exit_code"] == 0 and not row["bit_for_bit"] for row in runs)
     return f"{lost} lost, {different} with other bits than a straight run"
 
 
+def _sweep(sweeps: list[dict]) -> list[str]:
+    whom = collections.Counter(kill for row in sweeps for kill in row["kills"])
+    what = f"`kill -9` of a sweep of two workers ({', '.join(f'{name} {n}' for name, n in sorted(whom.items()))})"
+    return [what, f"{whom.total()} kills of {len(sweeps)} sweeps", _members(sweeps)]
+
+
+def _database(sweeps: list[dict]) -> list[str]:
+    away = [seconds for row in sweeps for seconds in row["seconds_away"]]
+    what = f"the PostgreSQL server of a sweep killed, and away for {min(away)} to {max(away)} s"
+    return [what, f"{len(away)} kills under {len(sweeps)} sweeps", _members(sweeps)]
+
+
 def _members(sweeps: list[dict]) -> str:
-    """What became of the members of sweeps."""
     lost, twice, differing = (sum(row[name] for row in sweeps) for name in ("lost", "twice", "differing"))
     number, unlike = sum(row["members"] for row in sweeps), "with other results or bits than in a straight sweep"
     return f"of {number} members {lost} lost, {twice} twice, {differing} {unlike}"
+
+
+def _disk(rows: list[dict]) -> list[str]:
+    full = [row for row in rows if row["exit_code"]]
+    errors = [sum(not line.startswith("warning: ") for line in row["stderr"]) for row in full]
+    told = sum(row["exit_code"] in (1, 2) and n == 1 for row, n in zip(full, errors, strict=True))
+    what = f"the disk full at {len({row['limit'] for row in full})} sizes, then larger"
+    equal = sum(row["bit_for_bit"] for row in full)
+    ends = f"{told} one error, exit code 1 or 2; then {equal} with the bits of a straight one"
+    return [what, f"{len(full)} runs and sweeps", ends]
+
+
+def _damage(rows: list[dict]) -> list[str]:
+    outcomes = collections.Counter(row["outcome"] for row in rows if "already" not in row["outcome"])
+    what = "a file of the latest checkpoint truncated, emptied, deleted, or one bit of it flipped"
+    return [what, str(outcomes.total()), "; ".join(f"{n} {outcome}" for outcome, n in outcomes.items())]
+
+
+def _inputs(rows: list[dict]) -> list[str]:
+    good = [row for row in rows if row["exit_code"] == 2 and "\n" not in row["message"] and row["untouched"]]
+    return ["bad input on the command line", str(len(rows)), f"{len(good)} one line, exit code 2, disk untouched"]
+
+
+COUNTED = {"bad input": _inputs, "damage": _damage, "kills": _kills, "sweep": _sweep}
+COUNTED |= {"distributed": _distributed, "disk": _disk, "database": _database}
 
 
 if __name__ == "__main__":
