@@ -1,0 +1,197 @@
+"""Would the tests notice? Small mistakes, put into the core and into what keeps results, one at a time.
+
+    python experiments/benchmarks/mutants.py --count 100      # the next 100 of the sample; goes on where it stopped
+    python experiments/benchmarks/mutants.py --survivors      # those that survived, with the slow tests and new ones too
+    python experiments/benchmarks/mutants.py --table          # only the table, from results/mutants.jsonl
+
+Each mutant is tested in a clone, so only what is committed counts. One that needs longer than `TIMEOUT` counts as
+killed. Whoever finds that a survivor changes nothing says why in `mutants_equivalent.json`.
+"""
+
+import argparse
+import ast
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from provenance import RESULTS, as_markdown, commit, load_results, save_results
+
+LINES, TABLE = RESULTS / "mutants.jsonl", RESULTS / "mutants.md"
+EQUIVALENT = Path(__file__).parent / "mutants_equivalent.json"
+ROOT = Path(__file__).parents[2]
+NUMBER, TIMEOUT = 400, 900  # mutants in the sample; seconds
+TESTS = {  # by module: the tests that matter, first those of one process, then those that start commands
+    "steps": (["test_steps", "test_drivers", "test_model"], ["test_keras"]),
+    "model": (["test_model", "test_steps"], ["test_keras", "export/test_fold_batch_norm"]),
+    "optimizer": (["test_steps", "test_model", "test_drivers"], ["test_keras"]),
+    "state": (["test_steps", "test_drivers", "test_config"], ["workdir/test_resume"]),
+    "metrics": (["test_metrics", "test_steps"], ["test_train"]),
+    "compiled": (["test_drivers", "sweep/test_members", "test_placement"], ["test_train"]),
+    "placement": (["test_placement", "test_drivers"], ["process/test_distributed", "sweep/test_sweep"]),
+    "loop": (["test_loop", "sweep/test_members"], ["workdir/test_resume", "process/test_signals"]),
+    "program": (["test_steps", "test_placement", "test_drivers"], ["test_keras"]),
+    "workdir/checkpoint": (["workdir/test_checkpoint"], ["workdir/test_resume"]),
+    "workdir/resume": (["sweep/test_members"], ["workdir/test_resume"]),
+    "workdir/claim": (["sweep/test_members"], ["workdir/test_resume", "test_inputs"]),
+    "sweep/members": (["sweep/test_members"], ["sweep/test_sweep"]),
+    "sweep/trial_queue": (["sweep/test_trial_queue", "sweep/test_members"], ["sweep/test_sweep"]),
+    "sweep/worker": (["sweep/test_members"], ["sweep/test_sweep"]),
+    "sweep/stages": (["sweep/test_members", "sweep/test_experiment"], ["sweep/test_sweep"]),
+    "monitor/run_log": ([], ["monitor/test_tensorboard", "test_train"]),
+}
+OTHER: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr, ast.RShift: ast.LShift,
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And,
+}  # fmt: skip
+Mutation = tuple[str, ast.AST, str | None]  # the operator, what is replaced, and with what; None: nothing
+
+
+def mutations(node: ast.AST) -> Iterator[Mutation]:
+    """All mutations of a node and of what is in it; not of annotations, texts and imports."""
+    if isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom):
+        return
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return
+    yield from _mutations_here(node)
+    for name, value in ast.iter_fields(node):
+        if name not in ("annotation", "returns"):
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from mutations(child)
+
+
+def _mutations_here(node: ast.AST) -> Iterator[Mutation]:
+    match node:
+        case ast.BinOp(a, op, b) if type(op) in OTHER:
+            yield "arithmetic", node, ast.unparse(ast.BinOp(a, OTHER[type(op)](), b))  # type: ignore[arg-type]
+        case ast.Compare(a, [op], b) if type(op) in OTHER:
+            yield "comparison", node, ast.unparse(ast.Compare(a, [OTHER[type(op)]()], b))  # type: ignore[list-item]
+        case ast.BoolOp(op, values):
+            yield "and/or", node, ast.unparse(ast.BoolOp(OTHER[type(op)](), values))  # type: ignore[arg-type]
+        case ast.UnaryOp(ast.Not() | ast.USub(), operand):
+            yield "not or minus removed", node, ast.unparse(operand)
+        case ast.If(test) | ast.IfExp(test) | ast.While(test):
+            yield "condition negated", test, f"not ({ast.unparse(test)})"
+        case ast.Constant(bool() as value):
+            yield "constant", node, str(not value)
+        case ast.Constant(int() | float() as value):
+            yield "constant", node, str(value + 1)
+        case ast.Call(ast.Name("min" | "max" as name) as function):
+            yield "min/max", function, "max" if name == "min" else "min"
+        case ast.Raise() | ast.Continue() | ast.AugAssign() | ast.Expr(ast.Call()):
+            yield "statement deleted", node, None
+        case ast.Assign([ast.Attribute() | ast.Subscript()]):
+            yield "statement deleted", node, None
+    if isinstance(node, ast.Call):
+        for keyword in node.keywords:
+            if keyword.arg:
+                yield "keyword dropped", keyword, None
+
+
+def mutants() -> list[dict[str, Any]]:
+    """Every mutant of every module: where it is, its operator, what stands there before and after."""
+    found = []
+    for module in TESTS:
+        source = (ROOT / "mnist_flax" / f"{module}.py").read_text()
+        starts = [0]
+        for line in source.encode().splitlines(keepends=True):
+            starts.append(starts[-1] + len(line))
+        for operator, node, after in mutations(ast.parse(source)):
+            begin = starts[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]
+            end = starts[node.end_lineno - 1] + node.end_col_offset  # type: ignore[attr-defined]
+            text = ("pass" if isinstance(node, ast.stmt) else "") if after is None else f"({after})"
+            before = source.encode()[begin:end].decode()
+            if isinstance(node, ast.keyword) and source.encode()[end : end + 1] == b",":
+                end += 1
+            line = node.lineno  # type: ignore[attr-defined]
+            found.append({"module": module, "line": line, "operator": operator, "before": before, "after": text,
+                          "begin": begin, "end": end})  # fmt: skip
+    return found
+
+
+def key(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells two mutants apart."""
+    return tuple(row[name] for name in ("module", "line", "operator", "before", "after", "begin"))
+
+
+def test(mutant: dict[str, Any], clone: Path, slow: bool) -> dict[str, Any]:
+    """Put a mutant into the clone and run its tests until one fails."""
+    path = clone / "mnist_flax" / f"{mutant['module']}.py"
+    original = path.read_bytes()
+    path.write_bytes(original[: mutant["begin"]] + mutant["after"].encode() + original[mutant["end"] :])
+    first, then = TESTS[mutant["module"]]
+    files = [f"tests/{name}.py" for name in (first + then if slow or not first else first)]
+    line = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider", "--tb=line", *files]
+    env = os.environ | {"PYTHONPATH": str(clone), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(clone.parent)}
+    process = subprocess.Popen(
+        line, cwd=clone, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        output, _ = process.communicate(timeout=TIMEOUT)
+        outcome = {0: "survived", 1: "killed", 2: "killed", 4: "killed"}.get(process.returncode, "killed")
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, outcome = process.communicate()[0], "timeout"
+    finally:
+        path.write_bytes(original)
+    by = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
+    return mutant | {"outcome": outcome, "by": by and by[1], "slow": slow, "tests": commit()}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """How many mutants were killed, by which operator."""
+    about, rows = rows[0], rows[1:]
+    first, last = ({key(row): row for row in order} for order in (reversed(rows), rows))
+    why = {key(row) for row in json.loads(EQUIVALENT.read_text())}
+    lines = [
+        "| mutation | mutants | killed by the tests | by tests written for them | equivalent | left |",
+        "|---|---|---|---|---|---|",
+    ]
+    for operator in [*sorted({row["operator"] for row in rows}), "all"]:
+        mine = [k for k in first if operator in (first[k]["operator"], "all")]
+        left = [k for k in mine if last[k]["outcome"] == "survived"]
+        dead = [k for k in mine if k not in left]
+        new = [k for k in dead if last[k].get("new_test")]
+        equal = [k for k in left if k in why]
+        counts = (len(mine), len(dead) - len(new), len(new), len(equal), len(left) - len(equal))
+        lines.append(f"| {operator} | {' | '.join(map(str, counts))} |")
+    return "\n".join([*lines, "", f"{as_markdown(about)}."]) + "\n"
+
+
+def main() -> None:
+    """Test the mutants that were asked for, saving each result as it comes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=NUMBER, help="of mutants now")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--survivors", action="store_true", help="test the survivors again")
+    parser.add_argument("--table", action="store_true", help="only make the table")
+    args = parser.parse_args()
+    if not LINES.exists():
+        save_results(LINES, [])
+    last = {key(row): row for row in load_results(LINES)[1:]}
+    sample = [m for m in random.Random(args.seed).sample(mutants(), NUMBER) if key(m) not in last]
+    if args.survivors:
+        sample = [row for row in last.values() if row["outcome"] == "survived"]
+    with tempfile.TemporaryDirectory() as directory:
+        clone = Path(directory) / "clone"
+        subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+        for mutant in [] if args.table else sample[: args.count]:
+            result = test(mutant, clone, args.survivors)
+            print(json.dumps(result), flush=True)
+            with LINES.open("a") as lines:
+                lines.write(json.dumps(result) + "\n")
+    TABLE.write_text(table(load_results(LINES)))
+
+
+if __name__ == "__main__":
+    main()
