@@ -13,7 +13,7 @@ from mnist_flax import compiled
 from mnist_flax.config import Hyperparams, StaticConfig
 from mnist_flax.data import batches, datasets
 from mnist_flax.metrics import summary, totals_of
-from mnist_flax.optimizer import make_optimizer, schedule_factor
+from mnist_flax.optimizer import make_optimizer, max_norm, schedule_factor
 from mnist_flax.state import Stream, init_state, stream_key
 from mnist_flax.steps import GRADIENT_NORM_EVERY, data_loss, take, train_step
 
@@ -80,6 +80,12 @@ def test_max_norm_is_the_projection(tiny: Tiny, small: batches.Split, indices: n
         assert (norms > limit).any()
         expected = free * np.minimum(1, limit / norms) if layer in (1, 3) else free
         np.testing.assert_allclose(held, expected, atol=1e-6)
+
+
+def test_max_norm_is_a_limit_also_below_one() -> None:
+    kernel, tx = {"kernel": jnp.array([[0.3, 0.9, 0.0], [0.4, 0.0, 0.0]])}, max_norm(0.6, {"kernel": True})
+    updates, _ = tx.update({"kernel": jnp.zeros((2, 3))}, tx.init(kernel), kernel)  # norms of 0.5, 0.9 and 0
+    np.testing.assert_allclose(updates["kernel"], [[0, -0.3, 0], [0, 0, 0]], atol=1e-6)
 
 
 def test_every_hyperparameter_matters(lone) -> None:
