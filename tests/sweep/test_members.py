@@ -128,9 +128,13 @@ def test_members_go_on_from_their_checkpoints(tmp_path: Path, dataset: datasets.
     splits = dataset.read("train[:200]"), dataset.read("test[:203]")
     all_three = [Hyperparams(), Hyperparams(seed=1, dropout_rate=0.4), Hyperparams(seed=2)]
     runs = members_in(tmp_path, dataset, all_three)
+    spent = 0.0
     for event in members.train(runs, *splits, needs_state=lambda: True):
+        spent += event.seconds + event.evaluation_seconds
         if event.step == 5:  # in the middle of the first epoch
             members.save(runs, runs, event)
+    recorded = [line["seconds"] for member in runs for line in member.history["history"]]
+    assert len(recorded) == 12 and sum(recorded) == pytest.approx(spent, abs=0.01)  # each has its share of the time
     straight = [untimed(member) for member in runs]
     again = members_in(tmp_path, dataset, all_three)
     assert [member.start for member in again] == [5, 5, 5]
