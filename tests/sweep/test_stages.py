@@ -1,0 +1,55 @@
+"""The two stages of a sweep: their members in order, what is kept, and the rows of their results."""
+
+from pathlib import Path
+from typing import Any
+
+from mnist_flax.config import Config
+from mnist_flax.sweep.experiment import Experiment, overrides_key
+from mnist_flax.sweep.stages import Sweep
+from mnist_flax.sweep.storage import open_journal
+from mnist_flax.sweep.trial_queue import TrialQueue
+
+GRID = ({"widths": [8, 8]}, {"widths": [16, 8]}, {"widths": [8, 8], "l2": 0.1}, {"widths": [16, 8], "l2": 0.1})
+ACCURACIES = {0: 0.5, 1: 0.9, 2: 0.7, 3: 0.8}  # by number, in the order of the queue
+
+
+def finish(queue: TrialQueue, accuracy: dict[int, float]) -> None:
+    """Claim all that wait, and finish them as a worker does."""
+    for trial in queue.claim(99):
+        score, overrides = accuracy.get(trial.number, 0.5), trial.user_attrs["overrides"]
+        history = [{"split": "eval", "accuracy": score, "step": 2, "epoch": 1}]
+        attributes: dict[str, Any] = {"history": history, "seconds": 1.0, "versions": {}, "commit": None}
+        attributes |= {"diverged_at": None, "workdir": f"members/{trial.number:04d}", "overrides": overrides}
+        queue.finish(trial, [score], score, attributes)
+
+
+def test_both_stages(tmp_path: Path) -> None:
+    experiment = Experiment(
+        tmp_path / "study.py", "Which?", Config(), GRID, None, 4, {"train_split": "train"}, 2, overrides_key
+    )
+    storage = open_journal(tmp_path)
+    with TrialQueue(storage, "selection") as selecting, TrialQueue(storage, "final") as testing:
+        sweep = Sweep(experiment, tmp_path, selecting, testing)
+        stage = sweep.current()
+        assert (stage.name, stage.path, stage.left(), stage.keeps) == ("selection", tmp_path / "members", 4, 3)
+        order = [GRID[0], GRID[2], GRID[1], GRID[3]]  # those of one population next to each other
+        assert stage.members == {overrides_key(each): {"overrides": each} for each in order}
+        assert [*stage.members] == [overrides_key(each) for each in order]
+        assert stage.config({"l2": 0.1}).train_split == Config().train_split
+        selecting.enqueue(stage.members)
+        finish(selecting, ACCURACIES)
+        assert [trial.number for trial in stage.ranked()] == [1, 3, 2, 0] and stage.left() == 0
+        rows = sweep.rows()
+        assert [row["workdir"] for row in rows] == [None, "members/0001", "members/0002", "members/0003"]
+        assert [(row["stage"], row["member"], row["trial"]) for row in rows] == [("selection", i, i) for i in range(4)]
+        assert [row["value"] for row in rows] == [*ACCURACIES.values()]
+        assert [row["overrides"] for row in rows] == order and rows[0]["method"] == overrides_key(order[0])
+        stage = sweep.current()
+        seeds = experiment.fresh_seeds({0})
+        assert (stage.name, stage.path, stage.left(), stage.keeps) == ("final", tmp_path / "final", 8, 8)
+        assert {member["overrides"]["seed"] for member in stage.members.values()} == {*seeds} and len(seeds) == 2
+        assert stage.config({"l2": 0.1}).train_split == "train"
+        testing.enqueue(stage.members)
+        finish(testing, {})
+        final = [row for row in sweep.rows() if row["stage"] == "final"]
+        assert [row["member"] for row in final] == [*range(8)] and sweep.current().left() == 0
