@@ -1,8 +1,8 @@
 """Would the tests notice? Small mistakes, put into the core and into what keeps results, one at a time.
 
-    python experiments/benchmarks/mutants.py --count 100      # the next 100 of the sample; goes on where it stopped
-    python experiments/benchmarks/mutants.py --survivors      # those that survived, with the slow tests and new ones too
-    python experiments/benchmarks/mutants.py --table          # only the table, from results/mutants.jsonl
+    python experiments/benchmarks/mutants.py --count 100   # the next 100 of the sample; goes on where it stopped
+    python experiments/benchmarks/mutants.py --survivors   # those that survived, with slow tests and new ones too
+    python experiments/benchmarks/mutants.py --table       # only the table, from results/mutants.jsonl
 
 Each mutant is tested in a clone, so only what is committed counts. One that needs longer than `TIMEOUT` counts as
 killed. Whoever finds that a survivor changes nothing says why in `mutants_equivalent.json`.
@@ -43,24 +43,25 @@ TESTS = {  # by module: the tests that matter, first those of one process, then 
     "workdir/claim": (["sweep/test_members"], ["workdir/test_resume", "test_inputs"]),
     "sweep/members": (["sweep/test_members"], ["sweep/test_sweep"]),
     "sweep/trial_queue": (["sweep/test_trial_queue", "sweep/test_members"], ["sweep/test_sweep"]),
-    "sweep/worker": (["sweep/test_members"], ["sweep/test_sweep"]),
-    "sweep/stages": (["sweep/test_members", "sweep/test_experiment"], ["sweep/test_sweep"]),
-    "monitor/run_log": ([], ["monitor/test_tensorboard", "test_train"]),
+    "sweep/worker": (["sweep/test_worker", "sweep/test_members"], ["sweep/test_sweep"]),
+    "sweep/stages": (["sweep/test_stages", "sweep/test_worker", "sweep/test_experiment"], ["sweep/test_sweep"]),
+    "monitor/run_log": (["monitor/test_tensorboard"], ["test_train"]),
 }
-OTHER: dict[type[ast.AST], type[ast.AST]] = {
+OTHER: dict[Any, Any] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
     ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr, ast.RShift: ast.LShift,
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
-Mutation = tuple[str, ast.AST, str | None]  # the operator, what is replaced, and with what; None: nothing
+Mutation = tuple[
+    str, ast.expr | ast.stmt | ast.keyword, str | None
+]  # the operator, what is replaced, and with what; None: nothing
 
 
 def mutations(node: ast.AST) -> Iterator[Mutation]:
     """All mutations of a node and of what is in it; not of annotations, texts and imports."""
-    if isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom):
-        return
-    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+    typing = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    if typing or isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom):
         return
     yield from _mutations_here(node)
     for name, value in ast.iter_fields(node):
@@ -73,11 +74,11 @@ def mutations(node: ast.AST) -> Iterator[Mutation]:
 def _mutations_here(node: ast.AST) -> Iterator[Mutation]:
     match node:
         case ast.BinOp(a, op, b) if type(op) in OTHER:
-            yield "arithmetic", node, ast.unparse(ast.BinOp(a, OTHER[type(op)](), b))  # type: ignore[arg-type]
+            yield "arithmetic", node, ast.unparse(ast.BinOp(a, OTHER[type(op)](), b))
         case ast.Compare(a, [op], b) if type(op) in OTHER:
-            yield "comparison", node, ast.unparse(ast.Compare(a, [OTHER[type(op)]()], b))  # type: ignore[list-item]
+            yield "comparison", node, ast.unparse(ast.Compare(a, [OTHER[type(op)]()], b))
         case ast.BoolOp(op, values):
-            yield "and/or", node, ast.unparse(ast.BoolOp(OTHER[type(op)](), values))  # type: ignore[arg-type]
+            yield "and/or", node, ast.unparse(ast.BoolOp(OTHER[type(op)](), values))
         case ast.UnaryOp(ast.Not() | ast.USub(), operand):
             yield "not or minus removed", node, ast.unparse(operand)
         case ast.If(test) | ast.IfExp(test) | ast.While(test):
@@ -107,14 +108,13 @@ def mutants() -> list[dict[str, Any]]:
         for line in source.encode().splitlines(keepends=True):
             starts.append(starts[-1] + len(line))
         for operator, node, after in mutations(ast.parse(source)):
-            begin = starts[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]
-            end = starts[node.end_lineno - 1] + node.end_col_offset  # type: ignore[attr-defined]
+            begin = starts[node.lineno - 1] + node.col_offset
+            end = starts[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0)
             text = ("pass" if isinstance(node, ast.stmt) else "") if after is None else f"({after})"
             before = source.encode()[begin:end].decode()
             if isinstance(node, ast.keyword) and source.encode()[end : end + 1] == b",":
                 end += 1
-            line = node.lineno  # type: ignore[attr-defined]
-            found.append({"module": module, "line": line, "operator": operator, "before": before, "after": text,
+            found.append({"module": module, "line": node.lineno, "operator": operator, "before": before, "after": text,
                           "begin": begin, "end": end})  # fmt: skip
     return found
 
@@ -132,15 +132,13 @@ def key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def test(mutant: dict[str, Any], clone: Path, slow: bool) -> dict[str, Any]:
     """Put a mutant into the clone and run its tests until one fails."""
-    path = clone / "mnist_flax" / f"{mutant['module']}.py"
-    original = path.read_bytes()
+    original = (path := clone / "mnist_flax" / f"{mutant['module']}.py").read_bytes()
     path.write_bytes(original[: mutant["begin"]] + mutant["after"].encode() + original[mutant["end"] :])
-    first, then = TESTS[mutant["module"]]
-    files = [f"tests/{name}.py" for name in (first + then if slow or not first else first)]
-    line = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider", "--tb=line", *files]
+    files = [f"tests/{name}.py" for part in TESTS[mutant["module"]][: 1 + slow] for name in part]
+    command = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider", "--tb=line", *files]
     env = os.environ | {"PYTHONPATH": str(clone), "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(clone.parent)}
     process = subprocess.Popen(
-        line, cwd=clone, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command, cwd=clone, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
     try:
         output, _ = process.communicate(timeout=TIMEOUT)
@@ -155,22 +153,18 @@ def test(mutant: dict[str, Any], clone: Path, slow: bool) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """How many mutants were killed, by which operator."""
+    """How many mutants were killed, by part of the package, when they were tested first and when last."""
     about, rows = rows[0], rows[1:]
     first, last = ({key(row): row for row in order} for order in (reversed(rows), rows))
     why = {key(row) for row in json.loads(EQUIVALENT.read_text())}
-    lines = [
-        "| mutation | mutants | killed by the tests | by tests written for them | equivalent | left |",
-        "|---|---|---|---|---|---|",
-    ]
-    for operator in [*sorted({row["operator"] for row in rows}), "all"]:
-        mine = [k for k in first if operator in (first[k]["operator"], "all")]
+    head = "| mutants in | tested | killed by the quick tests | by slower or new ones | equivalent | survived |"
+    lines = [head, "|---|---|---|---|---|---|"]
+    for part in ("the core", "workdir", "sweep", "monitor", "all"):
+        mine = [k for k in first if part in ("all", k[0].split("/")[0] if "/" in k[0] else "the core")]
+        quickly = sum(first[k]["outcome"] != "survived" for k in mine)
         left = [k for k in mine if last[k]["outcome"] == "survived"]
-        dead = [k for k in mine if k not in left]
-        new = [k for k in dead if last[k].get("new_test")]
-        equal = [k for k in left if k in why]
-        counts = (len(mine), len(dead) - len(new), len(new), len(equal), len(left) - len(equal))
-        lines.append(f"| {operator} | {' | '.join(map(str, counts))} |")
+        counts = len(mine), quickly, len(mine) - len(left) - quickly, (equal := sum(k in why for k in left))
+        lines.append(f"| {part} | {' | '.join(map(str, counts))} | {len(left) - equal} |")
     return "\n".join([*lines, "", f"{as_markdown(about)}."]) + "\n"
 
 
@@ -180,18 +174,20 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=NUMBER, help="of mutants now")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--survivors", action="store_true", help="test the survivors again")
-    parser.add_argument("--table", action="store_true", help="only make the table")
+    parser.add_argument("--table", action="store_const", dest="count", const=0, help="only make the table")
     args = parser.parse_args()
     if not LINES.exists():
         save_results(LINES, [])
     last = {key(row): row for row in load_results(LINES)[1:]}
-    sample = [m for m in random.Random(args.seed).sample(mutants(), NUMBER) if is_harmless(m) and key(m) not in last]
+    known = {key(mutant): mutant for mutant in mutants()}  # in the code as it is now
+    drawn = random.Random(args.seed).sample([*known.values()], NUMBER)
+    sample = [mutant for mutant in drawn if is_harmless(mutant) and key(mutant) not in last]
     if args.survivors:
-        sample = [row for row in last.values() if row["outcome"] == "survived"]
+        sample = [row for row in last.values() if row["outcome"] == "survived" and key(row) in known]
     with tempfile.TemporaryDirectory() as directory:
         clone = Path(directory) / "clone"
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-        for mutant in [] if args.table else sample[: args.count]:
+        for mutant in sample[: args.count]:
             result = test(mutant, clone, args.survivors)
             print(json.dumps(result), flush=True)
             with LINES.open("a") as lines:
