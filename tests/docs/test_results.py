@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
 README = (ROOT / "README.md").read_text()
 STUDIES = ["regularization", "srivastava2014", "time_to_accuracy", "learning_rate", "precision"]
-BENCHMARKS = ["tutorial", "faults", "population", "bench_train", "cost", "device"]
+BENCHMARKS = ["tutorial", "faults", "population", "bench_train", "cost", "device", "mutants"]
 COPIES = [
     (path.name, *copy)
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -35,7 +35,7 @@ def test_tables_are_those_of_the_result_files(page: str, file: str, text: str) -
 
 def test_the_pages_hold_tables() -> None:
     files = {Path(file).stem for _, file, _ in COPIES}
-    assert files == {"bench_train", "device", "faults", "population", "regularization", "tutorial"}
+    assert files == {"bench_train", "device", "faults", "mutants", "population", "regularization", "tutorial"}
 
 
 @pytest.fixture(scope="module")
