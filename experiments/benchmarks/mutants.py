@@ -148,6 +148,8 @@ def test(mutant: dict[str, Any], clone: Path, slow: bool) -> dict[str, Any]:
         output, outcome = process.communicate()[0], "timeout"
     finally:
         path.write_bytes(original)
+    if process.returncode < 0 and outcome != "timeout":
+        sys.exit(f"the tests were ended from outside, by signal {-process.returncode}: run it again")
     by = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
     return mutant | {"outcome": outcome, "by": by and by[1], "slow": slow, "tests": commit()}
 
