@@ -5,7 +5,7 @@
     python experiments/benchmarks/mutants.py --table       # only the table, from results/mutants.jsonl
 
 Each mutant is tested in a clone, so only what is committed counts. One that needs longer than `TIMEOUT` counts as
-killed. Whoever finds that a survivor changes nothing says why in `mutants_equivalent.json`.
+killed. `mutants_equivalent.json` says which survivors change nothing, and why.
 """
 
 import argparse
@@ -114,15 +114,15 @@ def mutants() -> list[dict[str, Any]]:
             before = source.encode()[begin:end].decode()
             if isinstance(node, ast.keyword) and source.encode()[end : end + 1] == b",":
                 end += 1
-            found.append({"module": module, "line": node.lineno, "operator": operator, "before": before, "after": text,
-                          "begin": begin, "end": end})  # fmt: skip
+            what = {"module": module, "line": node.lineno, "operator": operator, "before": before, "after": text}
+            found.append(what | {"begin": begin, "end": end})
     return found
 
 
 def is_harmless(mutant: dict[str, Any]) -> bool:
     """Whether it reaches no other process: another signal for `os.kill` would."""
-    lines = (ROOT / "mnist_flax" / f"{mutant['module']}.py").read_text().splitlines()
-    return "os.kill" not in lines[mutant["line"] - 1]
+    file = ROOT / "mnist_flax" / f"{mutant['module']}.py"
+    return "os.kill" not in file.read_text().splitlines()[mutant["line"] - 1]
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -149,7 +149,7 @@ def test(mutant: dict[str, Any], clone: Path, slow: bool) -> dict[str, Any]:
     finally:
         path.write_bytes(original)
     if process.returncode < 0 and outcome != "timeout":
-        sys.exit(f"the tests were ended from outside, by signal {-process.returncode}: run it again")
+        sys.exit("the tests were ended from outside; run this again")
     by = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
     return mutant | {"outcome": outcome, "by": by and by[1], "slow": slow, "tests": commit()}
 
@@ -173,17 +173,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Test the mutants that were asked for, saving each result as it comes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=NUMBER, help="of mutants now")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    for name, default, text in (("--count", NUMBER, "of mutants now"), ("--seed", 0, "of the sample")):
+        parser.add_argument(name, type=int, default=default, help=text)
     parser.add_argument("--survivors", action="store_true", help="test the survivors again")
     parser.add_argument("--table", action="store_const", dest="count", const=0, help="only make the table")
     args = parser.parse_args()
     if not LINES.exists():
         save_results(LINES, [])
-    last = {key(row): row for row in load_results(LINES)[1:]}
-    known = {key(mutant): mutant for mutant in mutants()}  # in the code as it is now
-    drawn = random.Random(args.seed).sample([*known.values()], NUMBER)
-    sample = [mutant for mutant in drawn if is_harmless(mutant) and key(mutant) not in last]
+    last, known = ({key(row): row for row in rows} for rows in (load_results(LINES)[1:], mutants()))
+    drawn = random.Random(args.seed).sample([*known], NUMBER)
+    sample = [known[k] for k in drawn if is_harmless(known[k]) and k not in last]
     if args.survivors:
         sample = [row for row in last.values() if row["outcome"] == "survived" and key(row) in known]
     with tempfile.TemporaryDirectory() as directory:

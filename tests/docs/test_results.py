@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
 README = (ROOT / "README.md").read_text()
 STUDIES = ["regularization", "srivastava2014", "time_to_accuracy", "learning_rate", "precision"]
-BENCHMARKS = ["tutorial", "faults", "mutants", "population", "bench_train", "cost", "device", "crash_states", "mutants"]
+BENCHMARKS = ["tutorial", "faults", "population", "bench_train", "cost", "device", "crash_states", "mutants"]
 COPIES = [
     (path.name, *copy)
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -36,16 +36,8 @@ def test_tables_are_those_of_the_result_files(page: str, file: str, text: str) -
 
 def test_the_pages_hold_tables() -> None:
     files = {Path(file).stem for _, file, _ in COPIES}
-    assert files == {
-        "bench_train",
-        "crash_states",
-        "device",
-        "faults",
-        "mutants",
-        "population",
-        "regularization",
-        "tutorial",
-    }
+    in_studies = {"regularization"}
+    assert files == {*BENCHMARKS, *in_studies} - {"cost"}
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +116,7 @@ def test_nothing_was_lost() -> None:
         assert (row["lost"], row["twice"], row["differing"]) == (0, 0, 0)
     assert not [row for row in of["damage"] if "WRONG" in row["outcome"]]
     assert len(of["bad input"]) >= 60 and all(row["exit_code"] == 2 and row["untouched"] for row in of["bad input"])
-    killed = [kill for kind in ("kills", "sweep", "distributed") for row in of[kind] for kill in row["kills"]]
-    assert len(killed) + sum(len(row["seconds_away"]) for row in of["database"]) >= 200
+    assert sum(len(row["kills"]) for row in of["kills"]) >= 200
 
 
 def test_no_power_cut_lost_anything_and_a_loss_would_have_been_noticed() -> None:
