@@ -39,7 +39,7 @@ def run(args: Args, signals: StopSignals) -> None:
     """The command."""
     path = args.workdir.expanduser().absolute()
     info = run_info.read(path)
-    claim.check_links(path)
+    claim.check_entries(path)
     config, class_names = info.config, info.data["class_names"]
     splits.check(config.dataset, args.split or config.eval_split)
     step, model, variables = inference.load_network(path, info, args.step)

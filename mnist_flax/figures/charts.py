@@ -41,7 +41,7 @@ def evaluation_figures(
 ) -> None:
     """Write confusion.png, mistakes.png, reliability.png and weights.png into a directory, created if it is missing.
 
-    Without any mistake there is no mistakes.png, and an older one is removed.
+    mistakes.png is written if there are any; an older one is removed.
     Images are uint8 [N, H, W, C], labels int [N], logits float [N, classes]; `first_layer` is float [units, H, W, C],
     the incoming weights of the first layer's units.
     """

@@ -76,7 +76,7 @@ class AsyncWriter:
         flags = {"--figures": figures, "--tensorboard": tensorboard, "--traceback": "--traceback" in sys.argv}
         line = [sys.executable, "-m", "mnist_flax.monitor.writer_process", *(flag for flag in flags if flags[flag])]
         self._process: subprocess.Popen[bytes] | None = None
-        if figures or tensorboard:  # in a session of its own: a signal from the terminal is for the training alone
+        if figures or tensorboard:  # in a separate session: a signal from the terminal is for the training alone
             self._process = subprocess.Popen(line, stdin=subprocess.PIPE, start_new_session=True)
         self._sender = ThreadPoolExecutor(1)  # a full pipe must not stop the training
         self._started = False

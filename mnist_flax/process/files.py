@@ -125,6 +125,11 @@ def read_json(path: Path) -> Any:
         raise ValueError(str(error)) from None
 
 
+def has_fields(tree: Any, kinds: dict[str, Any]) -> bool:
+    """Whether JSON is an object with these fields, each of its type or one of its types; it may have others."""
+    return isinstance(tree, dict) and all(isinstance(tree.get(name), kind) for name, kind in kinds.items())
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file's content atomically."""
     with replacing(path) as scratch:
@@ -143,8 +148,9 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     """Make a file hold exactly these JSON objects, one per line."""
     text = "".join(map(_encode, lines))
+    content = text.encode()
     # Its size first: a huge one need not be read.
-    if not path.is_file() or path.stat().st_size != len(text) or path.read_text(errors="replace") != text:
+    if not path.is_file() or path.stat().st_size != len(content) or path.read_bytes() != content:
         write_text(path, text)
 
 

@@ -48,15 +48,14 @@ def check_trials(trials: Iterable[FrozenTrial]) -> None:
     kinds |= {"workdir": str, "diverged_at": (int, type(None))}
     line_kinds = {"step": int, "epoch": int, "split": str, "loss": number, "accuracy": number}
 
-    def holds(tree: Any, kinds: dict[str, Any]) -> bool:
-        return isinstance(tree, dict) and all(isinstance(tree.get(name), kind) for name, kind in kinds.items())
-
     for trial in trials:
         attributes, done = trial.user_attrs, trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
         ok = isinstance(attributes.get("member", ""), str) and isinstance(attributes.get("overrides", {}), dict)
-        ok = ok and re.fullmatch(r".* \d{1,9}", attributes.get("worker", " 1")) is not None
+        ok = ok and re.fullmatch(r".* \d{1,9}", str(attributes.get("worker", " 1"))) is not None
         if ok and done and "member" in attributes:
-            ok = holds(attributes, kinds) and all(holds(line, line_kinds) for line in attributes["history"])
+            ok = files.has_fields(attributes, kinds) and all(
+                files.has_fields(line, line_kinds) for line in attributes["history"]
+            )
             ok = ok and all(isinstance(value, number) for value in trial.values or ())
         if not ok:
             raise InputError(
@@ -74,7 +73,7 @@ def _locked(path: Path) -> contextlib.AbstractContextManager[Any]:
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's, with another lock; and a line for which there is no space leaves no part behind."""
+    """Optuna's, with another lock; and a line that finds no space leaves no part behind."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         rest = b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs)

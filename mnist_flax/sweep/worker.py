@@ -112,9 +112,9 @@ class Worker:
         running, queue = [member for _, member in group], self.stage.queue
         scores = {member: _accuracies(member)[-1] for member in running if member.diverged_at is None}
         others = [queue.objective(trial) or 0 for trial in self.stage.finished()]
-        to_keep = sorted([*others, *scores.values(), 0], reverse=True)[: self.stage.keeps][-1]
+        lowest_kept = sorted([*others, *scores.values(), 0], reverse=True)[: self.stage.keeps][-1]
         if event:
-            members.save([member for member in scores if scores[member] >= to_keep], running, event)
+            members.save([member for member in scores if scores[member] >= lowest_kept], running, event)
         for trial, member in group:
             history, workdir = member.history["history"], f"{member.path.parent.name}/{member.path.name}"
             seconds = round(sum(line["seconds"] for line in history), 3)

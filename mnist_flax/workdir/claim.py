@@ -46,7 +46,7 @@ def check(workdir: Path, config: Config) -> None:
         entries = {entry.name for entry in workdir.iterdir()} if workdir.exists() else set()
     except OSError as error:
         raise wrong("workdir", workdir, f"cannot be used ({error.strerror})", _ANOTHER) from None
-    check_links(workdir)
+    check_entries(workdir)
     if found:
         theirs, ours = flatten(run_info.read(workdir).config), flatten(config)
         differing = [f"{name}={ours[name]!r} (there {theirs[name]!r})" for name in ours if ours[name] != theirs[name]]
@@ -57,8 +57,8 @@ def check(workdir: Path, config: Config) -> None:
         raise wrong("workdir", workdir, f"exists and is not a run (it has no {CONFIG})", _ANOTHER)
 
 
-def check_links(workdir: Path) -> None:
-    """Raise `InputError` if something that a command writes in a run's directory would land outside of it."""
+def check_entries(workdir: Path) -> None:
+    """Raise `InputError` if a link, a pipe or a device stands where a command writes in a run's directory."""
     files.check_entries(workdir, _WRITTEN)
 
 

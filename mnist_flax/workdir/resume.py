@@ -16,6 +16,7 @@ from mnist_flax.config import Config
 from mnist_flax.errors import InputError, RunError
 from mnist_flax.loop import Event
 from mnist_flax.metrics import Metrics
+from mnist_flax.process import files
 from mnist_flax.program import Program, make_program
 from mnist_flax.state import TrainState, as_arrays, init_state
 from mnist_flax.workdir import checkpoint, claim
@@ -91,15 +92,11 @@ def _check_history(history: dict[str, Any], path: Path) -> None:
     """Raise `RunError` unless the history in a checkpoint, which somebody else may have written, is one."""
     number = (int, float)
     fields = {"step": int, "epoch": int, "split": str, "accuracy": number, "examples": int}
-
-    def holds(tree: Any, kinds: dict[str, Any]) -> bool:
-        return isinstance(tree, dict) and all(isinstance(tree.get(name), kind) for name, kind in kinds.items())
-
     lines, running = history.get("history"), history.get("running")
-    ok = isinstance(lines, list) and all(holds(line, fields) for line in lines)
+    ok = isinstance(lines, list) and all(files.has_fields(line, fields) for line in lines)
     ok = ok and isinstance(history.get("best_step"), (int, type(None)))
     try:
-        ok = ok and (running is None or holds(running, {"totals": dict, "seconds": number}))
+        ok = ok and (running is None or files.has_fields(running, {"totals": dict, "seconds": number}))
         metrics.add(running and running["totals"], dict.fromkeys(Metrics._fields, 0.0))
     except (KeyError, TypeError):
         ok = False
