@@ -4,7 +4,7 @@ Products, steps beside PyTorch's, populations, a resumed run's bits, two workers
 is a process of its own; what fails says so and the next part goes on. Writes results/device.jsonl and, from it,
 results/device.md.
 
-    python experiments/benchmarks/device.py                  # 8 minutes on one card; needs PyTorch for the peer
+    python experiments/benchmarks/device.py                  # 5 minutes on one card; needs PyTorch for the peer
     python experiments/benchmarks/device.py --parts resume   # some parts only
     python experiments/benchmarks/device.py --table          # only the table, from the file
 """

@@ -40,19 +40,6 @@ def program_and_splits(config: Any) -> tuple[Any, tuple[Any, Any]]:
     return Program(config.static(), (28, 28, 1), 10, -(-60_000 // config.batch_size)), (train, test)
 
 
-def train(workdir: Path) -> list[str]:
-    """The command of a run that saves in between."""
-    line = [sys.executable, "-m", "mnist_flax.train", "--workdir", str(workdir), "--checkpoint-every", "200"]
-    return [*line, "--epochs", "3", "--no-figures", "--no-tensorboard"]
-
-
-def losses(workdir: Path) -> list[Result]:
-    """The lines of metrics.jsonl without their times."""
-    file = workdir / "metrics.jsonl"
-    rows = [json.loads(row) for row in file.read_text().splitlines()] if file.exists() else [{"missing": str(file)}]
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-
-
 def products() -> Iterator[Result]:
     """TFLOP/s of a product of 8192 x 8192 in each precision."""
     import jax
@@ -129,10 +116,14 @@ def populations() -> Iterator[Result]:
 
 def resume() -> Iterator[Result]:
     """Is a run that was killed in the middle, and went on, the same bit for bit as a straight one?"""
+    from faults_processes import command, final, same
+
+    flags_of_all = ["--checkpoint-every", "200", "--epochs", "3", "--no-figures", "--no-tensorboard"]
     for flags in (DETERMINISTIC, ""):
         with tempfile.TemporaryDirectory() as directory:
             env = os.environ | {"XLA_FLAGS": flags, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-            lines = {name: train(Path(directory) / name) for name in ("straight", "again", "killed")}
+            names = ("straight", "again", "killed")
+            lines = {name: command("train", "--workdir", Path(directory) / name, *flags_of_all) for name in names}
             began = time.perf_counter()
             processes = {name: subprocess.Popen(line, env=env, **QUIET) for name, line in lines.items()}
             saved = Path(directory) / "killed" / "checkpoints"
@@ -143,9 +134,12 @@ def resume() -> Iterator[Result]:
             wall = time.perf_counter() - began
             steps_then = sorted(path.name for path in saved.iterdir())
             codes.append(subprocess.run(lines["killed"], env=env, **QUIET).returncode)
-            straight, again, killed = (losses(Path(directory) / name) for name in lines)
-        same = {"again": again == straight, "resumed": killed == straight}
-        yield {"flags": flags, "exit_codes": codes, "killed_at": steps_then, "same_bits": same, "wall": wall}
+            straight, again, killed = (final(Path(directory) / name) for name in lines)
+        same_bits = {"again": same(again, straight), "resumed": same(killed, straight)}
+        yield {"flags": flags, "exit_codes": codes, "killed_at": steps_then, "wall": wall} | {
+            "same_bits": same_bits,
+            "compared": "arrays and metrics",
+        }
 
 
 def workers() -> Iterator[Result]:

@@ -61,7 +61,8 @@ def _rest(found: dict[str, list[Result]]) -> list[str]:
     lines = []
     for row in found.get("resume", []):
         with_flags = f"with `XLA_FLAGS={row['flags']}`" if row["flags"] else "without flags"
-        words = {True: "the same bits", False: "other bits"}
+        compared = row.get("compared", "metrics")  # to the last digit
+        words = {True: f"the same {compared}", False: f"other {compared}"}
         again, resumed = (words[row["same_bits"][name]] for name in ("again", "resumed"))
         killed = f"a run killed after {row['killed_at'][0]} steps and resumed has {resumed} as a straight one"
         lines.append(f"- {with_flags}: {killed}; a second straight one has {again}")
