@@ -10,6 +10,7 @@ Every later use maps that copy into memory, and imports TFDS only for splits tha
 import contextlib
 import hashlib
 import os
+import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from mnist_flax.data import prepare, splits
 from mnist_flax.data.batches import Split
-from mnist_flax.data.decode import decode, find_prepared
+from mnist_flax.data.decode import decode, find_prepared, sum_of
 from mnist_flax.errors import InputError, first_line, wrong
 from mnist_flax.process import files
 from mnist_flax.process.terminal import Track, no_track
@@ -59,6 +60,12 @@ def default_data_dir() -> Path:
     return cache_dir() / "data"
 
 
+def lock(data_dir: Path) -> contextlib.AbstractContextManager[Any]:
+    """Only one process prepares at a time; the others wait for it, and then find the work done."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    return files.lock(data_dir / ".mnist_flax.lock")
+
+
 def open_dataset(name: str, data_dir: Path, manual_dir: Path | None = None, track: Track = no_track) -> Dataset:
     """Find the decoded copy of a dataset; download, prepare or decode again what is missing or damaged.
 
@@ -72,7 +79,7 @@ def open_dataset(name: str, data_dir: Path, manual_dir: Path | None = None, trac
             return dataset
         if is_idx and not prepare.is_prepared(name, data_dir):
             prepare.check_sources(name, manual_dir)
-            with _lock(data_dir):
+            with lock(data_dir):
                 if not prepare.is_prepared(name, data_dir):
                     prepare.prepare(name, data_dir, manual_dir, track)
         builder = find_prepared(name, data_dir)
@@ -81,7 +88,7 @@ def open_dataset(name: str, data_dir: Path, manual_dir: Path | None = None, trac
             return dataset
         beside, elsewhere = _decoded_dirs(prepared)
         directory = beside if os.access(prepared, os.W_OK) else elsewhere
-        with _lock(data_dir if directory == beside else directory.parent):
+        with lock(data_dir if directory == beside else directory.parent):
             return _find_decoded(prepared) or _dataset(directory, decode(name, builder, directory, track))
     except (OSError, RuntimeError) as error:
         raise wrong("data_dir", data_dir, f"cannot be used ({first_line(error)})", "give another --data-dir") from error
@@ -117,23 +124,29 @@ def _find_decoded(prepared: Path) -> Dataset | None:
     return next(filter(None, map(_read_decoded, _decoded_dirs(prepared))), None)
 
 
-def _lock(data_dir: Path) -> contextlib.AbstractContextManager[Any]:
-    """Only one process prepares at a time; the others wait for it, and then find the work done."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    return files.lock(data_dir / ".mnist_flax.lock")
-
-
 def _read_decoded(directory: Path) -> Dataset | None:
     try:
         spec = files.read_json(directory / "spec.json")
         if not _is_spec(spec) or not all((directory / file).is_file() for file in spec["sha256"]):
             return None
         dataset = _dataset(directory, spec)
+        if not all(_fits(dataset, split) for split in dataset.examples):
+            return None
         # 55 MB at 1.5 GB/s: cheap, and a flipped bit in the data must not go unnoticed.
         sound = all(files.sha256(directory / file) == expected for file, expected in dataset.sha256.items())
-    except (OSError, ValueError):
+    except (OSError, ValueError, tokenize.TokenError):  # the last of NumPy, for a header that is not one
         return None
     return dataset if sound else None
+
+
+def _fits(dataset: Dataset, split: str) -> bool:
+    """Whether a split's files hold as many images and labels as the description says, of its shape; reads no array."""
+    count, path = dataset.examples[split], Path(dataset.directory)
+    if not count:  # nothing to map
+        return True
+    images, labels = (np.lib.format.open_memmap(path / f"{split}-{what}.npy", "r") for what in ("images", "labels"))
+    found = (images.shape, images.dtype), (labels.shape, labels.dtype)
+    return found == (((count, *dataset.image_shape), np.uint8), ((count,), np.int32))
 
 
 def _is_spec(spec: Any) -> bool:
@@ -147,6 +160,7 @@ def _is_spec(spec: Any) -> bool:
     return (
         all(type(count) is int and 0 <= count < 2**31 for count in counts)
         and all(isinstance(name, str) and name.isprintable() for name in names)
+        and spec.get("spec_sha256") in (None, sum_of(spec))  # older copies lack it
         and isinstance(spec["sha256"], dict)
         and spec["sha256"].keys() == {f"{split}-{what}.npy" for split in examples for what in ("images", "labels")}
     )

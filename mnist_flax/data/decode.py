@@ -1,9 +1,11 @@
 """Decode a dataset that TFDS has prepared, once, into .npy files that can be mapped into memory."""
 
+import hashlib
 import importlib
 import io
 import json
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,10 +15,11 @@ import numpy as np
 from PIL import Image
 
 from mnist_flax.errors import InputError, first_line, wrong
-from mnist_flax.process.files import replacing, sha256
+from mnist_flax.process.files import MOST_JSON, read_json, replacing, sha256
 from mnist_flax.process.terminal import Track
 
 _AGAIN = "it is prepared again (if TFDS made it, by TFDS)"
+_FEATURES = "tensorflow_datasets.core.features."
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 
 
@@ -25,16 +28,44 @@ def find_prepared(name: str, data_dir: Path) -> Any:
 
     Raises `InputError` if there is none, or its descriptions are damaged.
     """
-    from tensorflow_datasets.core import read_only_builder, registered
+    from tensorflow_datasets.core import read_only_builder
+    from tensorflow_datasets.core.utils import error_utils
 
     try:
-        return read_only_builder.builder_from_files(name, data_dir=data_dir)
-    except registered.DatasetNotFoundError:
-        remedy = "give mnist, fashion_mnist, kmnist, or the --data-dir where TFDS prepared it"
-        raise wrong("dataset", name, f"is not prepared in {data_dir}", remedy) from None
-    except Exception as error:  # TFDS's own, of any kind
+        _check_files((data_dir / re.split("[/:]", name)[0]).glob(".config/*"))  # names the default config
+        with error_utils.reraise_with_context(ValueError):  # what is called in it expects one
+            directory = read_only_builder._find_builder_dir(name, data_dir=data_dir)
+        if directory:
+            _check_files(Path(directory).iterdir())
+            return read_only_builder.builder_from_directory(directory)
+    except Exception as error:  # ours, and TFDS's own, of any kind
         remedy = f"delete its directory there, and {_AGAIN}"
         raise wrong("dataset", name, f"is damaged in {data_dir} ({first_line(error)})", remedy) from error
+    remedy = "give mnist, fashion_mnist, kmnist, or the --data-dir where TFDS prepared it"
+    raise wrong("dataset", name, f"is not prepared in {data_dir}", remedy)
+
+
+def _check_files(files: Iterable[Path]) -> None:
+    """Raise `ValueError` or `OSError` for what TFDS must not read, in a dataset that somebody else may have made.
+
+    TFDS imports, and so runs, whatever module features.json names; and it waits for ever for a pipe.
+    """
+    for path in files:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path.name} is a pipe or a device")
+        if path.suffix in (".json", ".txt") and path.is_file() and path.stat().st_size > MOST_JSON:
+            raise ValueError(f"{path.name} is too large")
+        for found in _classes(read_json(path)) if path.name == "features.json" else ():
+            if not (isinstance(found, str) and found.startswith(_FEATURES)):
+                raise ValueError(f"{path.name} names {found!r:.60}, which is not TFDS's own")
+
+
+def _classes(tree: Any) -> Iterator[Any]:
+    """The classes that features.json names, as TFDS writes them now and as older versions did."""
+    for name, part in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        if name in ("pythonClassName", "python_class_name", "type"):
+            yield part
+        yield from _classes(part)
 
 
 def decode(name: str, builder: Any, decoded: Path, track: Track) -> dict[str, Any]:
@@ -43,7 +74,7 @@ def decode(name: str, builder: Any, decoded: Path, track: Track) -> dict[str, An
     Returns the description: image_shape, class_names, examples (of each split) and sha256 (of each file). Raises
     `InputError` for a dataset without uint8 images of one size, or without labels.
     """
-    shape, class_names = _features(name, builder)
+    shape, class_names = features(name, builder)
     examples = {split: int(info.num_examples) for split, info in builder.info.splits.items()}
     with replacing(decoded) as scratch:
         scratch.mkdir()
@@ -53,11 +84,17 @@ def decode(name: str, builder: Any, decoded: Path, track: Track) -> dict[str, An
             np.save(scratch / f"{split}-labels.npy", labels)
         sums = {file.name: sha256(file) for file in sorted(scratch.glob("*.npy"))}
         spec = {"image_shape": list(shape), "class_names": class_names, "examples": examples, "sha256": sums}
-        (scratch / "spec.json").write_text(json.dumps(spec, indent=1))
+        (scratch / "spec.json").write_text(json.dumps(spec | {"spec_sha256": sum_of(spec)}, indent=1))
     return spec
 
 
-def _features(name: str, builder: Any) -> tuple[tuple[int, ...], list[str]]:
+def sum_of(spec: dict[str, Any]) -> str:
+    """The SHA-256 sum of a description: a flipped bit in it would be other names, or fewer examples."""
+    rest = {name: value for name, value in spec.items() if name != "spec_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def features(name: str, builder: Any) -> tuple[tuple[int, ...], list[str]]:
     """The shape of the images and the names of the classes; raises `InputError` for another kind of dataset."""
     import tensorflow_datasets as tfds
 

@@ -4,17 +4,16 @@ The steps are those of LeCun et al., Proc. IEEE 86, 1998: the digit is scaled, w
 20 x 20 pixels, and shifted until its centre of mass is the centre of 28 x 28 pixels.
 """
 
-import io
-import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from mnist_flax.data.pictures import opaque, open_picture
 from mnist_flax.errors import InputError
 
 SIDE, BOX = 28, 20
-_MOST_PIXELS = 50_000_000
+MOST_BYTES = 2**29  # of a file: the most pixels in 16 bits, not compressed, and more
 _FAINTEST = 24  # of 255: the least difference between ink and background
 _NOISE = 0.1  # of the strongest ink: anything weaker is background
 
@@ -23,33 +22,27 @@ def read(source: Path | bytes) -> np.ndarray:
     """The digit in a PNG or JPEG file, or in its bytes: uint8 [28, 28].
 
     Raises `InputError` if the file cannot be read, is empty, is not such a picture, is huge or animated, or is blank.
+    Of what never ends, such as a device, it reads `MOST_BYTES` and one more.
     """
     name = "-" if isinstance(source, bytes) else str(source)
     try:
-        content = source if isinstance(source, bytes) else source.read_bytes()
+        content = source if isinstance(source, bytes) else _start_of(source)
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror})") from None
-    if not content:
-        raise InputError(f"{name} is empty; give a PNG or JPEG picture of one digit")
+    if len(content) > MOST_BYTES:
+        raise InputError(f"{name} is larger than {MOST_BYTES // 2**20} MiB; give a PNG or JPEG picture of one digit")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's of sizes, for which our limit is lower, and of odd metadata
-            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
-                frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)  # phones add a preview
-                if frames > 1:
-                    raise InputError(f"{name} is animated ({frames} frames); give a picture of one digit")
-                if picture.width * picture.height > _MOST_PIXELS:
-                    size = f"{picture.width} x {picture.height}"
-                    raise InputError(f"{name} is huge ({size} pixels); give at most {_MOST_PIXELS // 10**6} million")
-                grey = _grey(ImageOps.exif_transpose(picture))
-    except UnidentifiedImageError:
-        raise InputError(f"{name} is not a PNG or JPEG picture") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{name} is damaged ({str(error)[:80]}); give another picture") from None
-    try:
-        return as_mnist(grey)
+        return as_mnist(np.asarray(opaque(open_picture(content)).convert("L")))
     except InputError as error:
-        raise InputError(f"{name} {error}") from None
+        raise InputError(f"{name} {error}; give a PNG or JPEG picture of one digit") from None
+
+
+def _start_of(path: Path) -> bytes:
+    content = bytearray()
+    with path.open("rb") as file:  # in pieces, since Python sets aside what it is asked to read
+        while len(content) <= MOST_BYTES and (piece := file.read(2**20)):
+            content += piece
+    return bytes(content)
 
 
 def as_mnist(grey: np.ndarray) -> np.ndarray:
@@ -79,17 +72,3 @@ def as_mnist(grey: np.ndarray) -> np.ndarray:
     out = np.zeros((SIDE, SIDE), np.uint8)
     out[top : top + height, left : left + width] = np.round(small)
     return out
-
-
-def _grey(picture: Image.Image) -> np.ndarray:
-    """Luminance, uint8 [H, W]; transparent pixels become black or white, whichever differs more from the rest."""
-    if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip
-        return (np.asarray(picture) // 257).astype(np.uint8)
-    if "A" not in picture.getbands() and "transparency" not in picture.info:
-        return np.asarray(picture.convert("L"))
-    layers = picture.convert("LA")
-    luminance, alpha = (np.asarray(layers.getchannel(band), np.float32) for band in ("L", "A"))
-    if not alpha.any():
-        return np.zeros_like(luminance, np.uint8)
-    background = 0.0 if np.average(luminance, weights=alpha) > 127 else 255.0
-    return np.round(background + (luminance - background) * alpha / 255).astype(np.uint8)

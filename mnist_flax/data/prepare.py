@@ -4,18 +4,18 @@
 """
 
 import contextlib
-import gzip
 import io
 import os
 import shutil
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mnist_flax.data.sources import read_idx
 from mnist_flax.errors import InputError, first_line
 from mnist_flax.process.files import sha256
 from mnist_flax.process.terminal import Track
@@ -53,6 +53,7 @@ def prepare(name: str, data_dir: Path, manual_dir: Path | None, track: Track) ->
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     from tensorflow_datasets.image_classification import mnist
 
+    progress = shown(track)
     with registered.skip_registration():
 
         class Idx(getattr(mnist, IDX_DATASETS[name])):
@@ -66,24 +67,50 @@ def prepare(name: str, data_dir: Path, manual_dir: Path | None, track: Track) ->
                 return generators
 
             def _generate_examples(self, files: list[Path], split: str) -> Iterator[tuple[int, Any]]:
-                images, labels = (np.frombuffer(gzip.decompress(Path(f).read_bytes()), np.uint8) for f in files)
-                images, labels = images[16:].reshape(-1, 28, 28), labels[8:]  # after the headers
-                with contextlib.redirect_stdout(stdout):
-                    for index in track(range(len(labels)), f"preparing {name} {split}", len(labels)):
-                        yield index, {"image": _png(images[index]), "label": int(labels[index])}
+                images, labels = (read_idx(Path(file)) for file in files)
+                for index in progress(range(len(labels)), f"preparing {name} {split}", len(labels)):
+                    yield index, example(images[index], int(labels[index]))
 
     for leftover in (data_dir / name).glob(f"incomplete.*_{IDX_VERSION}"):
         shutil.rmtree(leftover)  # of a process that was killed
-    Idx.name = name
-    tfds.disable_progress_bar()
-    builder = Idx(data_dir=data_dir, file_format="array_record")
-    config = tfds.download.DownloadConfig(manual_dir=_source_dir(name, manual_dir), try_download_gcs=False)
-    stdout = sys.stdout
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # hides what TFDS prints, not our progress
-            builder.download_and_prepare(download_config=config, file_format="array_record")
+        write(Idx, name, data_dir, _source_dir(name, manual_dir))
     except (NonMatchingChecksumError, tfds.download.DownloadError) as error:
         raise InputError(f"dataset={name!r}: {first_line(error)}; try again or give --manual-dir") from error
+
+
+def write(builder_class: Any, name: str, data_dir: Path, manual_dir: Path | None = None) -> Path:
+    """Let a builder of TFDS write a dataset as ArrayRecord files, in silence; returns its directory."""
+    import tensorflow_datasets as tfds
+
+    builder_class.name = name
+    tfds.disable_progress_bar()
+    builder = builder_class(data_dir=data_dir, file_format="array_record")
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    with contextlib.redirect_stdout(io.StringIO()):  # hides what TFDS prints, not our progress
+        builder.download_and_prepare(download_config=config, file_format="array_record")
+    return Path(builder.data_path)
+
+
+def shown(track: Track) -> Track:
+    """A `track` whose progress can be seen while TFDS writes in silence; call this before."""
+    stdout = sys.stdout
+
+    def tracked(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:
+        with contextlib.redirect_stdout(stdout):
+            yield from track(items, description, total)
+
+    return tracked
+
+
+def example(image: np.ndarray, label: int) -> dict[str, Any]:
+    """What a builder yields for an image uint8 [H, W] or [H, W, 1 or 3], as PNG, without TensorFlow."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image.squeeze(-1) if image.shape[2:] == (1,) else image).save(buffer, "PNG", compress_level=1)
+    buffer.seek(0)
+    return {"image": buffer, "label": label}
 
 
 def check_sources(name: str, manual_dir: Path | None) -> None:
@@ -106,15 +133,6 @@ def check_sources(name: str, manual_dir: Path | None) -> None:
             raise InputError(f"manual_dir={str(manual_dir)!r} lacks {file}; put the file from {url} there")
         if sha256(path) != expected:
             raise InputError(f"{path} is damaged or not of {name}: its SHA-256 is not {expected}; get {url}")
-
-
-def _png(image: np.ndarray) -> io.BytesIO:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
-    buffer.seek(0)
-    return buffer
 
 
 def _source_dir(name: str, manual_dir: Path | None) -> Path | None:

@@ -23,6 +23,7 @@ from PIL import Image
 
 from mnist_flax.data import batches, datasets, prepare
 from mnist_flax.errors import InputError
+from mnist_flax.process import files
 
 # `tfds.load("mnist", shuffle_files=False)` under TensorFlow 2.21 and TFDS 4.9.10, from TFDS's own builder.
 STOCK_SHA256 = {
@@ -272,6 +273,36 @@ def test_odd_descriptions_are_named(shapes: Path, name: str, old: str, new: str,
         datasets.open_dataset("shapes", shapes)
 
 
+@pytest.mark.parametrize("old", ["tensorflow_datasets.core.features.image_feature.Image", "TFDS 4.0"])
+def test_no_module_that_a_dataset_names_is_imported(
+    old: str, shapes: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "payload.py").write_text("import pathlib\npathlib.Path(__file__).with_name('run').touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = shapes / "shapes" / "1.0.0" / "features.json"
+    text = file.read_text()
+    legacy = '{"type": "payload.Image", "content": {}}'
+    file.write_text(legacy if old == "TFDS 4.0" else text.replace(old, "payload.Image"))
+    with pytest.raises(InputError, match="features.json names 'payload.Image', which is not TFDS's own"):
+        datasets.open_dataset("shapes", shapes)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json", "label.labels.txt", "../.config/metadata.json"])
+@pytest.mark.parametrize("what", ["pipe", "gigabytes"])
+def test_no_description_of_a_dataset_is_read_without_an_end(shapes: Path, name: str, what: str) -> None:
+    file = shapes / "shapes" / "1.0.0" / name
+    file.parent.mkdir(exist_ok=True)
+    file.unlink(missing_ok=True)
+    if what == "pipe":
+        os.mkfifo(file)
+    else:
+        file.touch()
+        os.truncate(file, 2**34)  # takes no space
+    with alarm(20), pytest.raises(InputError, match="is damaged in .*(is a pipe or a device|oo large)"):
+        datasets.open_dataset("shapes", shapes)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -292,6 +323,60 @@ def test_an_odd_description_of_a_decoded_copy_is_made_again(shapes: Path, change
     spec.write_text(json.dumps(json.loads(spec.read_text()) | change) if change else "[]")
     with alarm(10):
         assert datasets.open_dataset("shapes", shapes) == want
+
+
+@pytest.mark.parametrize(("old", "new"), [('"train": 5', '"train": 1'), ('"b"', '"c"')])
+def test_a_bit_flipped_in_the_description_of_a_decoded_copy_is_noticed(shapes: Path, old: str, new: str) -> None:
+    want = datasets.open_dataset("shapes", shapes)
+    spec = shapes / "shapes" / "1.0.0" / "decoded" / "spec.json"
+    assert old in spec.read_text()
+    spec.write_text(spec.read_text().replace(old, new))
+    assert datasets.open_dataset("shapes", shapes) == want
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 3, 4, 3), np.uint8),
+        np.zeros((5, 4, 3, 3), np.uint8),
+        np.zeros((5, 3, 4, 3), np.float64),
+        np.array([None] * 5),
+        None,
+    ],
+)
+def test_arrays_that_a_description_does_not_fit_are_made_again(shapes: Path, array: np.ndarray | None) -> None:
+    """Although their sums do: somebody else has made both. An older version's description has no sum of its own."""
+    want = datasets.open_dataset("shapes", shapes)
+    decoded = shapes / "shapes" / "1.0.0" / "decoded"
+    (decoded / "train-images.npy").write_bytes(b"")
+    if array is not None:
+        np.save(decoded / "train-images.npy", array)
+    spec = json.loads((decoded / "spec.json").read_text())
+    del spec["spec_sha256"]
+    spec["sha256"]["train-images.npy"] = files.sha256(decoded / "train-images.npy")
+    (decoded / "spec.json").write_text(json.dumps(spec))
+    assert datasets.open_dataset("shapes", shapes) == want
+
+
+def test_a_header_that_numpy_cannot_read_is_made_again(shapes: Path) -> None:
+    want = datasets.open_dataset("shapes", shapes)
+    decoded = shapes / "shapes" / "1.0.0" / "decoded"
+    (decoded / "train-images.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': ('|u1'")
+    assert datasets.open_dataset("shapes", shapes) == want
+
+
+def test_a_sum_needs_no_memory_for_the_whole_file(tmp_path: Path) -> None:
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", 2**28)  # takes no space
+    code = f"""
+import resource
+from pathlib import Path
+from mnist_flax.process import files
+resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))
+print(files.sha256(Path({str(tmp_path / "large")!r})))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == hashlib.sha256(bytes(2**28)).hexdigest()
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "spec"])
