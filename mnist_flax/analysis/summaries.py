@@ -16,7 +16,7 @@ STAGES = ("selection", "final")
 
 
 class Summary(NamedTuple):
-    """One configuration over its seeds. Accuracies from 0 to 1; members that diverged count in `diverged` only."""
+    """One configuration over its seeds. Accuracies from 0 to 1, of members that were trained to their end (`n`)."""
 
     stage: str
     method: str
@@ -28,6 +28,7 @@ class Summary(NamedTuple):
     low: float | None
     high: float | None
     seconds: float
+    stopped: int = 0  # at a rung of a halving
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -36,7 +37,7 @@ class Summary(NamedTuple):
 
 
 def _key(stage: str, method: str, overrides: dict[str, Any]) -> tuple[str, str, str]:
-    return stage, method, json.dumps(_without_seed(overrides), sort_keys=True)
+    return stage, method, json.dumps(without_seed(overrides), sort_keys=True)
 
 
 def by_configuration(rows: list[Row]) -> dict[tuple[str, str, str], list[Row]]:
@@ -56,9 +57,10 @@ def summarize(rows: list[Row]) -> list[Summary]:
     summaries = []
     for (stage, method, _), group in by_configuration(rows).items():
         values = [row["value"] for row in group if row["value"] is not None]
-        overrides, seconds = _without_seed(group[0]["overrides"]), math.fsum(row["seconds"] for row in group)
-        counts = len(values), len(group) - len(values)
-        summaries.append(Summary(stage, method, overrides, *counts, *spread(values), seconds))
+        overrides, seconds = without_seed(group[0]["overrides"]), math.fsum(row["seconds"] for row in group)
+        stopped = sum("stopped" in row for row in group)
+        counts = len(values), len(group) - len(values) - stopped
+        summaries.append(Summary(stage, method, overrides, *counts, *spread(values), seconds, stopped))
     return sorted(summaries, key=lambda s: (STAGES.index(s.stage), math.inf if s.mean is None else -s.mean))
 
 
@@ -89,7 +91,7 @@ def choose(rows: list[Row]) -> dict[str, dict[str, Any]]:
 def factors(rows: list[Row]) -> Levels:
     """Name the factors, each with its levels in order: None (the base's value), numbers by value, lists by length."""
     selection = [row["overrides"] for row in rows if row["stage"] == "selection"]
-    names = dict.fromkeys(name for overrides in selection for name in _without_seed(overrides))
+    names = dict.fromkeys(name for overrides in selection for name in without_seed(overrides))
     levels = {name: {json.dumps(o.get(name)): o.get(name) for o in selection}.values() for name in names}
     return {name: sorted(values, key=_rank) for name, values in levels.items() if len(values) > 1}
 
@@ -101,7 +103,8 @@ def half_width(standard_error: float, freedom: int) -> float:
     return float(stdtrit(freedom, 0.975)) * standard_error
 
 
-def _without_seed(overrides: dict[str, Any]) -> dict[str, Any]:
+def without_seed(overrides: dict[str, Any]) -> dict[str, Any]:
+    """What the members of one configuration share."""
     return {name: value for name, value in overrides.items() if name != "seed"}
 
 

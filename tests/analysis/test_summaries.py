@@ -47,9 +47,18 @@ def test_summaries_are_those_of_scipy() -> None:
     want = scipy.stats.t.interval(0.95, 3, loc=np.mean(values), scale=scipy.stats.sem(values))
     assert (many.low, many.high) == pytest.approx(want)
     assert many.seconds == 10
-    assert one[2:] == ({"l2": 0.2}, 1, 0, 0.9, None, None, None, 2)
-    assert none[2:] == ({"l2": 0.3}, 0, 1, None, None, None, None, 2)
+    assert one[2:] == ({"l2": 0.2}, 1, 0, 0.9, None, None, None, 2, 0)
+    assert none[2:] == ({"l2": 0.3}, 0, 1, None, None, None, None, 2, 0)
     assert (final.stage, final.mean) == ("final", 0.5)
+
+
+def test_members_that_were_stopped_did_not_diverge() -> None:
+    stopped = row(None, seed=1, l2=0.2) | {"diverged_at": None, "stopped": {"epoch": 1, "rank": 3, "of": 4, "kept": 1}}
+    rows = [row(0.9, l2=0.2), stopped, row(None, seed=2, l2=0.2)]
+    [found] = summaries.summarize(rows)
+    assert (found.n, found.diverged, found.stopped, found.mean) == (1, 1, 1, 0.9)
+    assert "| n | diverged | stopped | mean (%) |" in tables.markdown(rows)
+    assert "stopped" not in tables.markdown(rows[:1])
 
 
 def test_an_interval_of_accuracies_ends_where_they_do() -> None:
@@ -187,10 +196,10 @@ def test_files_hold_everything(tmp_path: Path) -> None:
     rows = factorial(FACTORS, [2]) + [row(None, method="b", widths=[64, 32]), row(0.987654321, "final", l2=0)]
     rows = [r | {"member": i} for i, r in enumerate(rows)]
     shuffled = random.Random(1).sample(rows, len(rows))
-    tables.write_tables(tmp_path, shuffled)
+    tables.write_tables(tmp_path, shuffled, "# study.py: which?")
     assert {path.name for path in tmp_path.iterdir()} == {"results.jsonl", "summary.csv", "summary.md"}
     assert [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()] == rows
-    assert (tmp_path / "summary.md").read_text() == tables.markdown(rows)
+    assert (tmp_path / "summary.md").read_text() == "# study.py: which?\n\n" + tables.markdown(rows)
     lines = list(csv.DictReader((tmp_path / "summary.csv").read_text().splitlines()))
     summarized = summaries.summarize(rows)
     assert len(lines) == len(summarized) == 10
@@ -203,5 +212,5 @@ def test_files_hold_everything(tmp_path: Path) -> None:
 
 
 def test_nothing_is_no_table(tmp_path: Path) -> None:
-    tables.write_tables(tmp_path, [])
+    tables.write_tables(tmp_path, [], "")
     assert tables.markdown([]) == "" and summaries.choose([]) == {} and summaries.effects([]) == []
