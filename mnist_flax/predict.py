@@ -32,8 +32,6 @@ class Args:
     """The checkpoint: latest, best (by accuracy on the run's evaluation split) or a step."""
     json: bool = False
     """A JSON object a line instead of words: file, label, probability, runner_up, probabilities; or file, error."""
-    traceback: bool = False  # read from sys.argv by `cli.main`, since parsing itself may fail
-    """Show where an error comes from."""
 
 
 def run(args: Args, signals: StopSignals) -> None:
@@ -53,7 +51,7 @@ def run(args: Args, signals: StopSignals) -> None:
     pictures: list[tuple[str, np.ndarray | InputError]] = []
     for file in args.files:
         try:
-            source = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser()
+            source = sys.stdin.buffer.read(digits.MOST_BYTES + 1) if file == "-" else Path(file).expanduser()
             picture = digits.read(source)
             pictures.append((file, picture.T if inference.is_transposed(info.config.dataset) else picture))
         except InputError as error:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,18 @@ def test_what_is_no_digit_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{name} {message}") as caught:
         digits.read(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_too_large_is_not_read(finished: Path, tmp_path: Path, command: Command) -> None:
+    """Nor is a device that never ends, or a standard input that does not."""
+    (tmp_path / "large.png").touch()
+    os.truncate(tmp_path / "large.png", 2**40)  # takes no space
+    for path in (tmp_path / "large.png", Path("/dev/zero")):
+        with pytest.raises(InputError, match=f"{path} is larger than 512 MiB; give a PNG or JPEG picture"):
+            digits.read(path)
+    with open("/dev/zero") as zeros:
+        result = command("predict", "--workdir", finished, "-", stdin=zeros)
+    assert result.returncode == 2 and "warning: - is larger than 512 MiB" in result.stderr
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

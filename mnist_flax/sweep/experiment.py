@@ -16,12 +16,14 @@ from mnist_flax.config import Config, Hyperparams, flatten, from_json, to_json
 from mnist_flax.data import splits
 from mnist_flax.errors import InputError
 from mnist_flax.settings import SHARED, settings_of
+from mnist_flax.sweep.adapt import Adapt
 
 if TYPE_CHECKING:
     import optuna
 
 Overrides = dict[str, Any]
 SHARED_SETTINGS = frozenset(name for name, setting in settings_of(Config).items() if SHARED in setting.marks)
+DEFAULT_KEEP = 3  # never changes: a sweep that kept so many does not say so
 _FIRST_FINAL_SEED = 1000  # experiments count their seeds from 0, so that these are unused
 
 
@@ -70,6 +72,8 @@ class Experiment:
     final: Overrides
     final_seeds: int
     method: Callable[[Overrides], str]
+    keep: int = DEFAULT_KEEP  # networks of the selection, the best ones
+    adapt: Adapt | None = None  # of the selection stage
 
     def config(self, overrides: Overrides) -> Config:
         """The config of a member; raises `InputError` if an override is unknown or wrong."""
@@ -78,6 +82,8 @@ class Experiment:
     def check(self, overrides: Overrides) -> None:
         """Raise `InputError` unless a member's overrides are right for both stages, and `method` gives it a string."""
         self.config(overrides)
+        if self.adapt:
+            self.adapt.check_member(overrides)
         if self.final_seeds:
             self.final_config(overrides)
         label = self.method(to_plain(overrides))
@@ -150,7 +156,8 @@ def located(path: Path) -> Iterator[None]:
     try:
         yield
     except SyntaxError as error:
-        raise InputError(f"{error.filename or path}:{error.lineno}: {error.msg}") from error
+        line = f":{error.lineno}" if error.lineno else ""  # a null byte is in none
+        raise InputError(f"{error.filename or path}{line}: {error.msg}") from error
     except (Exception, SystemExit) as error:
         if isinstance(error, InputError) and str(error).startswith(str(path)):
             raise

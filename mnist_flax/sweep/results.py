@@ -1,6 +1,8 @@
 """What a sweep leaves in its directory: tables, figures, TensorBoard files; and the line that says what was chosen."""
 
 import hashlib
+import shlex
+import sys
 from typing import Any
 
 from mnist_flax.analysis import labels, tables
@@ -8,6 +10,7 @@ from mnist_flax.analysis.summaries import Summary, choose, summarize
 from mnist_flax.process import files
 from mnist_flax.process.terminal import say
 from mnist_flax.sweep import directory
+from mnist_flax.sweep.adapt import PopulationBased
 from mnist_flax.sweep.stages import Sweep
 
 Rows = list[dict[str, Any]]
@@ -16,12 +19,22 @@ Rows = list[dict[str, Any]]
 def write(sweep: Sweep) -> Rows:
     """Write the tables of the results so far, one process at a time."""
     with directory.locked(sweep.path):
-        tables.write_tables(sweep.path, rows := sweep.rows())
+        rows = sweep.rows()
+        tables.write_tables(sweep.path, rows, _title(sweep, rows))
     return rows
 
 
+def _title(sweep: Sweep, rows: Rows) -> str:
+    """What the experiment asks, the command, and the commits that have trained its members, as Markdown."""
+    words = [directory.without_password(word) for word in sys.argv[1:] if word != "--worker"]
+    commits = dict.fromkeys(row["commit"] for row in rows if row["commit"])
+    made = f"`{shlex.join(['python', '-m', 'mnist_flax.sweep', *words])}`"
+    made += f"; commit {', '.join(f'`{commit}`' for commit in commits)}" if commits else ""
+    return f"# {sweep.experiment.path.name}: {sweep.experiment.question}\n\n{made}"
+
+
 def finish(sweep: Sweep, *, figures: bool, tensorboard: bool) -> None:
-    """Write everything, and print the main result."""
+    """Write everything, mark the sweep as finished, and print the main result."""
     rows = write(sweep)
     if figures:
         _draw(sweep, rows)
@@ -30,7 +43,8 @@ def finish(sweep: Sweep, *, figures: bool, tensorboard: bool) -> None:
 
         with directory.locked(sweep.path):
             write_members(sweep.path / "tensorboard", rows)
-    _print(rows)
+    directory.mark_finished(sweep.path, len(rows))
+    _print(sweep, rows)
     more = ", figures/" * figures + ", tensorboard/" * tensorboard
     say(f"results in {sweep.path}: summary.md, summary.csv, results.jsonl{more}")
 
@@ -40,7 +54,10 @@ def _draw(sweep: Sweep, rows: Rows) -> None:
     figures = sweep.path / "figures"
     note = figures / ".drawn"  # the hash of the results in the figures, then their names
     key = hashlib.sha256((sweep.path / "results.jsonl").read_bytes()).hexdigest()
-    drawn, *names = note.read_text().split("\n") if note.exists() else [""]
+    try:
+        drawn, *names = files.read_text(note).split("\n")
+    except (OSError, ValueError):  # missing or damaged
+        drawn, names = "", []
     if drawn == key and names and all((figures / name).exists() for name in names):
         return
     from mnist_flax.analysis.search_figures import Search
@@ -55,8 +72,14 @@ def _draw(sweep: Sweep, rows: Rows) -> None:
         files.write_text(note, "\n".join([key, *(path.name for path in paths)]))
 
 
-def _print(rows: Rows) -> None:
-    """Print each chosen configuration with its validation and its test accuracy."""
+def _print(sweep: Sweep, rows: Rows) -> None:
+    """Print each chosen configuration with its validation and its test accuracy; of a population its best member."""
+    done = [row for row in rows if row["value"] is not None]
+    if isinstance(sweep.experiment.adapt, PopulationBased) and done:
+        best = max(done, key=lambda row: row["value"])
+        copies, more = len(best["lineage"]) - 1, "its hyperparameters over time are in its lineage.jsonl"
+        say(f"best {best['workdir']}: validation {best['value']:.3%}, {copies} copies in its lineage; {more}")
+        return
     chosen = choose(rows)
     for method, overrides in chosen.items():
         scores = [_score(s) for s in summarize(rows) if (s.method, s.overrides) == (method, overrides)]

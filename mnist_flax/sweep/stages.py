@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mnist_flax.analysis.summaries import choose
 from mnist_flax.config import Config, Hyperparams
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mnist_flax.sweep.trial_queue import TrialQueue
 
-_KEEP = 3  # members of the selection
+_OF_ADAPT = ("stopped", "lineage")  # what the rows of members have besides that adapt
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,11 @@ class Stage:
         """The directory of a trial's member: the same for all its trials, whoever trains it."""
         return self.path / f"{self.queue.first_number(trial):04d}"
 
-    def overrides(self, trial: "optuna.Trial") -> Overrides:
+    def overrides(self, trial: "optuna.Trial | FrozenTrial") -> Overrides:
         """The overrides of a claimed member: those that it was queued with, or a sample of the search."""
-        return trial.user_attrs["overrides"] if "overrides" in trial.user_attrs else sample(self.experiment, trial)
+        if "overrides" in trial.user_attrs:
+            return trial.user_attrs["overrides"]
+        return sample(self.experiment, cast("optuna.Trial", trial))
 
     def finished(self) -> "list[FrozenTrial]":
         """The members that are done, in the order of `members`."""
@@ -67,11 +69,13 @@ class Sweep:
         """All members of the experiment; those of one population next to each other, as workers claim them in order."""
         experiment, path = self.experiment, self.path / "members"
         if experiment.search:
-            number = max(experiment.trials, len(self.selection_queue.counted()))  # never fewer than were queued before
+            trials = self.selection_queue.study.get_trials(deepcopy=False)
+            queued = {trial.user_attrs["member"] for trial in trials if "member" in trial.user_attrs}
+            number = max(experiment.trials, len(queued))  # never fewer than were queued before
             members = {f"{index}": {} for index in range(number)}
         else:
             members = self._grid
-        return Stage("selection", experiment, self.selection_queue, path, members, experiment.config, _KEEP)
+        return Stage("selection", experiment, self.selection_queue, path, members, experiment.config, experiment.keep)
 
     @functools.cached_property
     def _grid(self) -> dict[str, dict[str, Any]]:
@@ -80,10 +84,13 @@ class Sweep:
             populations.setdefault(population_key(self.experiment.config(overrides)), []).append(overrides)
         return {overrides_key(each): {"overrides": each} for each in itertools.chain(*populations.values())}
 
-    def final(self) -> Stage:
-        """Every chosen configuration with every fresh seed; call it only after the selection is done."""
+    def final(self, chosen: dict[str, Overrides] | None = None) -> Stage:
+        """Every chosen configuration with every fresh seed; call it only after the selection is done.
+
+        `chosen`: the configurations by label, to plan the final test before.
+        """
         experiment, rows = self.experiment, self._selected()
-        chosen = choose(rows) if experiment.final_seeds else {}
+        chosen = (chosen or choose(rows)) if experiment.final_seeds else {}
         seeds = experiment.fresh_seeds(self._seeds(rows))
         planned = [each | {"seed": seed} for each in chosen.values() for seed in seeds]
         members, path = {overrides_key(each): {"overrides": each} for each in planned}, self.path / "final"
@@ -119,7 +126,8 @@ class Sweep:
         for number, trial in enumerate(trials):
             method, value = self.experiment.method(trial.user_attrs["overrides"]), queue.objective(trial)
             row = {"stage": stage, "member": number, "trial": trial.number, "method": method, "value": value}
-            rows.append(row | {field: queue.attribute(trial, field) for field in fields})
+            row |= {field: queue.attribute(trial, field) for field in fields}
+            rows.append(row | {name: trial.user_attrs[name] for name in _OF_ADAPT if name in trial.user_attrs})
         return rows
 
 

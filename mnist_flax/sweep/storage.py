@@ -4,16 +4,14 @@ import contextlib
 import functools
 import json
 import os
-import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from mnist_flax.errors import InputError, RunError, first_line, wrong
@@ -32,7 +30,18 @@ def open_journal(directory: Path) -> optuna.storages.BaseStorage:
     path.touch()
     files.sync(directory, inside=False)  # else a power cut can lose the file with every line in it
     with _locked(path):
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)  # a full disk or a power failure can cut a line short
+        os.truncate(path, _size_of_lines(path))  # a full disk or a power failure can cut the last line short
+    return _journal(path)
+
+
+def read_journal(directory: Path) -> optuna.storages.BaseStorage:
+    """Open the journal that is there, and write nothing; raises `InputError` if it is damaged."""
+    path = directory / "optuna.journal"
+    _size_of_lines(path)
+    return _journal(path)
+
+
+def _journal(path: Path) -> optuna.storages.BaseStorage:
     try:
         return optuna.storages.JournalStorage(_Journal(str(path)))
     except OSError:
@@ -41,26 +50,19 @@ def open_journal(directory: Path) -> optuna.storages.BaseStorage:
         raise InputError(f"{path} is damaged ({first_line(error)}); restore it or give another --workdir") from error
 
 
-def check_trials(trials: Iterable[FrozenTrial]) -> None:
-    """Raise `InputError` unless what a storage holds, which somebody else may have written, can be a sweep's."""
-    number = (int, float)
-    kinds = {"overrides": dict, "history": list, "seconds": number, "versions": dict, "commit": str}
-    kinds |= {"workdir": str, "diverged_at": (int, type(None))}
-    line_kinds = {"step": int, "epoch": int, "split": str, "loss": number, "accuracy": number}
-
-    for trial in trials:
-        attributes, done = trial.user_attrs, trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        ok = isinstance(attributes.get("member", ""), str) and isinstance(attributes.get("overrides", {}), dict)
-        ok = ok and re.fullmatch(r".* \d{1,9}", str(attributes.get("worker", " 1"))) is not None
-        if ok and done and "member" in attributes:
-            ok = files.has_fields(attributes, kinds) and all(
-                files.has_fields(line, line_kinds) for line in attributes["history"]
-            )
-            ok = ok and all(isinstance(value, number) for value in trial.values or ())
-        if not ok:
-            raise InputError(
-                f"trial {trial.number} in the sweep's storage is damaged; restore it, or begin another sweep"
-            )
+def _size_of_lines(path: Path) -> int:
+    """The bytes of a journal up to its last line's end; raises `InputError` for a line that no sweep has written."""
+    size, last = 0, b"{}"
+    with path.open("rb") as file:
+        while line := file.readline(files.MOST_JSON + 1):
+            if len(line) > files.MOST_JSON:
+                raise InputError(f"{path} is damaged (a line is too long); restore it or give another --workdir")
+            size, last = (size + len(line), line) if line.endswith(b"\n") else (size, last)
+    try:
+        json.loads(last)  # of a damaged last line Optuna says nothing before another one follows
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); restore it or give another --workdir") from error
+    return size
 
 
 def _locked(path: Path) -> contextlib.AbstractContextManager[Any]:
@@ -145,16 +147,11 @@ def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _connection_error(error: BaseException) -> BaseException | None:
+def _connection_error(error: BaseException | None) -> BaseException | None:
     """The cause of an error that says that the database could not be reached or used just now."""
-    causes: Iterator[BaseException] = iter(_causes(error))
-    return next((cause for cause in causes if isinstance(cause, (OperationalError, InterfaceError))), None)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
+    while error is not None and not isinstance(error, (OperationalError, InterfaceError)):
         error = error.__cause__ or error.__context__
+    return error
 
 
 class PatientStorage(optuna.storages.RDBStorage):

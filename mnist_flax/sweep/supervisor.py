@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from mnist_flax.errors import RunError
@@ -17,13 +18,14 @@ _PIPE = "MNIST_FLAX_SUPERVISOR"  # names a worker's end of the supervisor's pipe
 _RESTARTS = 3  # in a row, without a member that gets done
 
 
-def train(sweep: Sweep, workers: int, signals: StopSignals) -> None:
+def train(sweep: Sweep, workers: int, remaining: Callable[[], float | None], signals: StopSignals) -> None:
     """Train until every member is done. The workers share the trial queue, and nothing else.
 
+    `remaining` estimates the seconds that are left.
     Raises `RunError` if they end before, and `Stopped` if a signal says so.
     """
     pool = _Workers(sweep.path, workers)
-    with signals.deferred(), SweepProgress() as progress:
+    with signals.deferred(), SweepProgress(remaining) as progress:
         try:
             pool.start()
             progress.say(f"{workers} workers; their output is in {sweep.path}/worker-*.log")

@@ -40,7 +40,7 @@ class TrialQueue:
         self.study = retry(
             lambda: optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
         )
-        self.worker = f"{_machine()} {os.getpid()}"
+        self.storage, self.worker = storage, f"{_machine()} {os.getpid()}"
         self._seen: dict[str, tuple[Any, float]] = {}  # each worker's last heartbeat, and when it was first seen here
         self._reported: dict[int, int] = {}  # how many values of each trial
         self._first: dict[str, int] = {}  # the number of each member's first trial
@@ -76,11 +76,11 @@ class TrialQueue:
         return [trial for trial in self.counted().values() if trial.state == TrialState.RUNNING]
 
     def first_number(self, trial: optuna.Trial | FrozenTrial) -> int:
-        """The number of the first trial of a trial's member."""
+        """The number of the first trial of a trial's member, which names its directory; see `growth` too."""
         key = trial.user_attrs["member"]
         if key not in self._first:
             for each in self.study.get_trials(deepcopy=False):
-                self._first.setdefault(each.user_attrs.get("member", ""), each.number)
+                self._first.setdefault(each.user_attrs.get("member", ""), each.user_attrs.get("directory", each.number))
         return self._first[key]
 
     def enqueue(self, members: dict[str, dict[str, Any]]) -> None:

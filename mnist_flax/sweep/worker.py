@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from mnist_flax.config import Config
 from mnist_flax.data.datasets import Dataset, dataset_info
@@ -66,29 +67,36 @@ class Worker:
                     self._train(group)
         finally:  # after the claims on their directories have ended, so that other workers can use them
             self.stage.queue.release(trials)
-        self._prune()
+        self.prune()
 
     def _populations(self, trials: list[optuna.Trial], claims: contextlib.ExitStack) -> list[list[_Claimed]]:
         """Open members, and group those that share all settings but hyperparameters, and their first step."""
         populations: dict[tuple[Config, int], list[_Claimed]] = {}
         for trial in trials:
-            config = self.stage.config(overrides := self.stage.overrides(trial))
-            trial.set_user_attr("overrides", overrides)
-            path = self.stage.member_dir(trial)
-            info = dataset_info(self.dataset, config.train_split, config.eval_split, self.data_dir)
-            try:
-                run = claims.enter_context(claim.claim(path, run_info.new(config, info)))
-            except claim.InUse as held:  # by a worker that seemed dead
-                warn(str(held))
-                time.sleep(1)
-                continue
-            member = members.open_member(path, run, warn)
-            populations.setdefault((population_key(config), member.start), []).append((trial, member))
+            if member := self.open_member(trial, claims):
+                populations.setdefault((population_key(member.run.config), member.start), []).append((trial, member))
         cut: list[list[_Claimed]] = []
         for (config, _), group in populations.items():
             most = self.fits(config)
             cut += [group[first : first + most] for first in range(0, len(group), most)]
         return cut
+
+    def open_member(self, trial: optuna.Trial | FrozenTrial, claims: contextlib.ExitStack) -> Member | None:
+        """The member of a claimed trial at its latest checkpoint; None if its directory, which it holds, is in use."""
+        config = self.stage.config(overrides := self.stage.overrides(trial))
+        trial.set_user_attr("overrides", overrides)
+        path = self.stage.member_dir(trial)
+        info = dataset_info(self.dataset, config.train_split, config.eval_split, self.data_dir)
+        try:
+            run = claims.enter_context(claim.claim(path, run_info.new(config, info)))
+        except claim.InUse as held:  # by a worker that seemed dead
+            warn(str(held))
+            time.sleep(1)
+            return None
+        member = members.open_member(path, run, warn)
+        if restored := accuracies(member):  # they say nothing about the pace
+            trial.set_user_attr("restored_epochs", len(restored))
+        return member
 
     def _train(self, group: list[_Claimed]) -> None:
         """Train one population to the end, or to a stop."""
@@ -98,9 +106,9 @@ class Worker:
         self.progress.begin(self.stage)
         event = None  # stays None if the members were trained to their end before
         for event in members.train(running, *splits, needs_state=lambda: self.signals.received is not None):
-            self.progress.update(event, running)
             for trial, member in group:
-                self.stage.queue.report_accuracies(trial, _accuracies(member))
+                self.stage.queue.report_accuracies(trial, accuracies(member))
+            self.progress.update(event, running)
             if self.signals.received and event.state is not None and event.step < running[0].program.total_steps:
                 members.save(running, running, event)
                 where = f"the {len(running)} running members are saved in {self.stage.path}"
@@ -109,25 +117,35 @@ class Worker:
 
     def _finish(self, group: list[_Claimed], event: "Event | None") -> None:
         """Save the kept members first, so that no result is recorded before its checkpoint exists."""
-        running, queue = [member for _, member in group], self.stage.queue
-        scores = {member: _accuracies(member)[-1] for member in running if member.diverged_at is None}
-        others = [queue.objective(trial) or 0 for trial in self.stage.finished()]
-        lowest_kept = sorted([*others, *scores.values(), 0], reverse=True)[: self.stage.keeps][-1]
+        running = [member for _, member in group]
         if event:
-            members.save([member for member in scores if scores[member] >= lowest_kept], running, event)
+            members.save(self.best_of(running), running, event)
         for trial, member in group:
-            history, workdir = member.history["history"], f"{member.path.parent.name}/{member.path.name}"
-            seconds = round(sum(line["seconds"] for line in history), 3)
-            attributes = {"versions": versions(), "commit": commit(), "history": history, "seconds": seconds}
-            attributes |= {"diverged_at": member.diverged_at, "workdir": workdir}
-            queue.finish(trial, _accuracies(member), scores.get(member), attributes)
+            self.record(trial, member)
 
-    def _prune(self) -> None:
+    def best_of(self, done: list[Member]) -> list[Member]:
+        """Those of some members at their end that are among the best, which the stage keeps."""
+        scores = {member: accuracies(member)[-1] for member in done if member.diverged_at is None}
+        others = [self.stage.queue.objective(trial) or 0 for trial in self.stage.finished()]
+        lowest_kept = sorted([*others, *scores.values(), 0], reverse=True)[: self.stage.keeps][-1]
+        return [member for member in scores if scores[member] >= lowest_kept]
+
+    def record(self, trial: optuna.Trial, member: Member, more: dict[str, Any] | None = None) -> None:
+        """Record a member's results, with `more` attributes; without a value if it has not reached its last step."""
+        history, scores = member.history["history"], accuracies(member)
+        is_done = member.diverged_at is None and len(scores) == member.run.config.epochs
+        attributes = {"versions": versions(), "commit": commit(), "history": history}
+        attributes |= {"seconds": round(sum(line["seconds"] for line in history), 3), "diverged_at": member.diverged_at}
+        attributes |= {"workdir": f"{member.path.parent.name}/{member.path.name}"} | (more or {})
+        self.stage.queue.finish(trial, scores, scores[-1] if is_done else None, attributes)
+
+    def prune(self) -> None:
         """Remove the directories of finished members that are not among the best: their results are recorded."""
         for trial in self.stage.ranked()[self.stage.keeps :]:
             shutil.rmtree(self.stage.member_dir(trial), ignore_errors=True)
 
 
-def _accuracies(member: Member) -> list[float]:
-    """Accuracy on the evaluation split after each epoch."""
-    return [line["accuracy"] for line in member.history["history"] if line["split"] == "eval"]
+def accuracies(member: Member) -> list[float]:
+    """Accuracy on the evaluation split after each epoch; 0 for one in which the member diverged before it copied."""
+    found = {line["epoch"]: line["accuracy"] for line in member.history["history"] if line["split"] == "eval"}
+    return [found.get(epoch, 0.0) for epoch in range(1, max(found, default=0) + 1)]

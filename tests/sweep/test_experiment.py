@@ -1,8 +1,10 @@
 """An experiment file is checked as a whole before anything trains: the message names the file and the line."""
 
+import os
 from pathlib import Path
 
 import pytest
+from conftest import alarm
 
 from mnist_flax.config import Config, Hyperparams
 from mnist_flax.errors import InputError
@@ -39,7 +41,7 @@ BAD = {
     GRID.replace("OVERRIDES", "'leraning_rate': 1"): r":7: there is no field 'leraning_rate'.*did you mean learning_r",
     GRID.replace("OVERRIDES", "'zzz': 1"): r":7: there is no field 'zzz'.*the fields are learning_rate, ",
     GRID.replace("OVERRIDES", "'dropout_rate': 1.5"): r":7: overrides: dropout_rate=1.5 is out of range; give from 0",
-    GRID.replace("OVERRIDES", "'widths': 'a'"): r":7: overrides: widths='a' has the wrong type; give",
+    GRID.replace("OVERRIDES", "'widths': 'a'"): r":7: overrides: widths='a' has the wrong type, not a list of numbers",
     GRID.replace("OVERRIDES", "'eval_split': 'test'"): r":7: eval_split='test' cannot differ between members; set",
     GRID.replace("OVERRIDES", "'l2': 0.0, 'seed': 1"): r":7: .* is there twice; give each member another seed",
     GRID.replace("{OVERRIDES}", "3"): r":7: overrides must be a dict such as .*, not 3",
@@ -58,14 +60,23 @@ BAD = {
     "FINAL = {'l2': 0.1}\ndef sweep(): yield {'l2': 0.2}": r".*FINAL cannot set l2, in which members differ",
     "FINAL = {'epochs': 1}\ndef sweep(): yield {'warmup_epochs': 2.0}": r".*warmup_epochs=2.0 is out of range",
     "TRIALS = 1\ndef search(trial): return {'train_split': 'train'}": r":4: train_split='train' cannot differ",
+    "def sweep(): yield {}\0": r": source code string cannot contain null bytes",
     "": r" must define one of sweep\(\) and search\(trial\); it has none",
     "def sweep(): yield {}\ndef search(trial): return {}": r".*it has sweep and search",
+    "FINAL_SEEDS = 10**5000\ndef sweep(): yield {}": r".*FINAL_SEEDS=a number of many digits must be",
+    "def sweep(): yield {}()": r":3: TypeError: 'dict' object is not callable",
     "FINAL_SEEDS = -1\ndef sweep(): yield {}": r".*FINAL_SEEDS=-1 must be a whole number from 0",
     "FINAL = {'nonsuch': 1}\ndef sweep(): yield {}": r".*there is no field 'nonsuch'",
     "def method(o): return 3\ndef sweep(): yield {}": r".*method\(\{\}\) must be a string, not 3",
     "def search(trial): return {}": r".*TRIALS=None must be a whole number from 1",
+    "FINAL_SEEDS = 10**9\ndef sweep(): yield {}": r".*FINAL_SEEDS=1000000000 must be a whole number from 0 to 1000000",
+    "TRIALS = 10**9\ndef search(trial): return {}": r".*TRIALS=1000000000 must be a whole number from 1 to 1000000",
+    "def sweep():\n    while True: yield {}": r":4: sweep\(\) yields more than 1,000,000 members; yield fewer",
     "FINALS = {}\ndef sweep(): yield {}": r": no sweep reads FINALS; did you mean FINAL\?",
     "FINAL_SEED = 3\ndef sweep(): yield {}": r": no sweep reads FINAL_SEED; did you mean FINAL_SEEDS\?",
+    "KEEP = 0\ndef sweep(): yield {}": r".*KEEP=0 must be a whole number from 1 to 1000000",
+    "KEEP = 2.5\ndef sweep(): yield {}": r".*KEEP=2.5 must be a whole number from 1",
+    "KEEPS = 5\ndef sweep(): yield {}": r": no sweep reads KEEPS; did you mean KEEP\?",
     "def sweeps(): pass\ndef sweep(): yield {}": r": no sweep reads sweeps; did you mean sweep\?",
     SEARCH.replace("OVERRIDES", '"leraning_rate": 1'): r":8: there is no field 'leraning_rate'",
     SEARCH.replace("OVERRIDES", '"b1": trial.suggest_float("b1", 1.0, 2.0)'): r":8: overrides: b1=1\..* is out of",
@@ -78,6 +89,17 @@ def test_what_is_wrong_is_named_with_its_line(text: str, tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"study\.py" + BAD[text]) as caught:
         load(tmp_path, text)
     assert "\n" not in str(caught.value)
+
+
+def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "study.py")
+    for path in (tmp_path / "study.py", Path("/dev/zero")):
+        with alarm(10), pytest.raises(InputError, match="is a pipe or a device; give an experiment file"):
+            experiment_file.load(path)
+
+
+def test_the_question_may_be_of_any_type(tmp_path: Path) -> None:
+    assert load(tmp_path, "__doc__ = 5\ndef sweep(): yield {}").question == "5"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from conftest import TINY, Tiny
 from jax.sharding import Mesh
 
-from mnist_flax import compiled, placement
+from mnist_flax import compiled, drivers, placement
 from mnist_flax.config import Config, Hyperparams
 from mnist_flax.data import batches, datasets
 from mnist_flax.program import make_program
@@ -167,7 +167,7 @@ def test_what_is_removed_has_no_name_from_the_database(tmp_path: Path) -> None:
         queue.finish(queue.claim(1)[0], [0.5], 0.5, {"workdir": "../outside"})
         attributes: Any = {"a": {}}
         stage = Stage("selection", cast(Any, None), queue, tmp_path / "sweep/members", attributes, cast(Any, None), 0)
-        cast(Any, Worker)(stage, None, None, None, None, None)._prune()
+        cast(Any, Worker)(stage, None, None, None, None, None).prune()
     assert (tmp_path / "outside").exists() and not [*(tmp_path / "sweep" / "members").iterdir()]
 
 
@@ -177,10 +177,10 @@ def test_a_population_that_does_not_divide_is_filled_up(dataset: datasets.Datase
     splits = dataset.read("train[:32]"), dataset.read("test[:20]")
     info = {"image_shape": dataset.image_shape, "class_names": dataset.class_names, "train_examples": 32}
     program = make_program(TINY, info)
-    driver = compiled.PopulationDriver(configs, program, *splits)
+    driver = drivers.PopulationDriver(configs, program, *splits)
     state, metrics = driver.train(driver.init(), driver.batches(0))
     assert metrics.examples.shape == (16, 2)
-    alone = compiled.RunDriver(configs[8], program, *splits, placement.data_mesh(16))
+    alone = drivers.RunDriver(configs[8], program, *splits, placement.data_mesh(16))
     _, want = alone.train(alone.init(), alone.batches(0))
     np.testing.assert_allclose(metrics.cross_entropy[8], want.cross_entropy, rtol=1e-5)
     placed = driver.place([jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), state) for i in range(9)])
@@ -191,7 +191,7 @@ def test_members_are_saved_in_between(
     tmp_path: Path, dataset: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splits = dataset.read("train[:200]"), dataset.read("test[:203]")
-    monkeypatch.setattr(members, "_SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(members, "SAVE_SECONDS", -1.0)
     runs = members_in(tmp_path, dataset, [Hyperparams(), Hyperparams(learning_rate=1e30)])
     for event in members.train(runs, *splits, needs_state=lambda: False):
         if event.step == 15:  # in the second epoch, the last

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from conftest import Command
 
 import mnist_flax
+from mnist_flax.sweep import directory
 from mnist_flax.sweep.storage import open_database, open_journal
 from mnist_flax.workdir import checkpoint
 
@@ -48,7 +50,8 @@ def search(trial):
 )
 ONE_PROGRAM = (
     SEARCH[: SEARCH.index("TRIALS")]
-    + """
+    + """KEEP = 4
+
 
 def sweep():
     yield from ({"seed": seed} for seed in range(6))
@@ -96,6 +99,9 @@ def test_results(finished_sweep: Path) -> None:
     best = max((g for g in groups if None not in groups[g]), key=lambda g: np.mean(groups[g]))
     for row in rows[8:]:
         assert row["overrides"] | {"seed": 0} == json.loads(best) and row["overrides"]["seed"] >= 1000
+    title, _, made, *_ = (finished_sweep / "summary.md").read_text().split("\n")
+    words = f"{finished_sweep.parent}/study.py --workdir {finished_sweep} --workers 2"
+    assert title == "# study.py: A tiny study." and made.startswith(f"`python -m mnist_flax.sweep {words}`; commit `")
     table = list(csv.DictReader((finished_sweep / "summary.csv").read_text().splitlines()))
     assert len(table) == 5
     assert {path.name for path in (finished_sweep / "figures").glob("*.png")} == {
@@ -131,6 +137,23 @@ def test_members_are_ordinary_runs(finished_sweep: Path, command: Command, tmp_p
     assert model.apply(variables, np.zeros((1, 28, 28), np.uint8)).shape == (1, 10)
 
 
+def test_a_finished_sweep_has_an_ensemble(finished_sweep: Path, command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "sweep"
+    shutil.copytree(finished_sweep, path)
+    for flags, stage in (((), "final"), (("--stage", "selection"), "selection")):
+        result = command("evaluate", "--workdir", path, "--ensemble", 3, "--no-figures", "--json", *flags)
+        assert result.returncode == 0, result.stderr
+        report = json.loads(result.stdout)
+        assert report["stage"] == stage and len(report["networks"]) == 3
+        # The last evaluation of each was on this split.
+        values = {row["workdir"]: row["value"] for row in rows_of(path) if row["stage"] == stage}
+        for network in report["networks"]:
+            assert abs(network["accuracy"] - values[network["network"]]) < 0.011
+    directory.create(path, {"storage": "journal"})  # as a command on it does, before it trains anything
+    result = command("evaluate", "--workdir", path, "--ensemble", 3)
+    assert (result.returncode, result.stdout) == (2, "") and "is not a sweep that is known to be" in result.stderr
+
+
 def test_a_finished_sweep_has_nothing_to_do(finished_sweep: Path, command: Command) -> None:
     before = (finished_sweep / "results.jsonl").read_bytes()
     events, figures = finished_sweep / "tensorboard", finished_sweep / "figures"
@@ -146,6 +169,20 @@ def test_a_finished_sweep_has_nothing_to_do(finished_sweep: Path, command: Comma
     assert (figures / "heatmap.png").stat().st_mtime_ns == heatmap  # what is there is not drawn again
     assert result.returncode == 0 and "is finished: nothing to do" in result.stdout
     assert (finished_sweep / "results.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["pipe", "no text"])
+def test_an_odd_note_of_what_is_drawn_is_written_again(
+    what: str, finished_sweep: Path, command: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "sweep"
+    shutil.copytree(finished_sweep, path)
+    note = path / "figures" / ".drawn"
+    text = note.read_bytes()
+    note.unlink()
+    os.mkfifo(note) if what == "pipe" else note.write_bytes(b"\xff")
+    result = command("sweep", finished_sweep.parent / "study.py", "--workdir", path, "--no-tensorboard")
+    assert (result.returncode, result.stderr) == (0, "") and note.read_bytes() == text
 
 
 def start(study: Path, path: Path, *flags: str) -> subprocess.Popen:
@@ -188,6 +225,9 @@ def test_two_workers_one_killed(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "sweep")
     assert [row["overrides"] for row in rows] == [{"seed": seed} for seed in range(6)]
     assert [len(row["history"]) for row in rows] == [80] * 6
+    kept = {row["workdir"] for row in sorted(rows, key=lambda row: (-row["value"], row["trial"]))[:4]}
+    there = {f"members/{path.name}" for path in (tmp_path / "sweep" / "members").iterdir()}
+    assert {row["workdir"] for row in rows} - {None} == kept == there
 
 
 def sampled_in(path: Path) -> list[float]:

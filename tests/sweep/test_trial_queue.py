@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from optuna.trial import TrialState
+from conftest import alarm
+from optuna.trial import TrialState, create_trial
 
 from mnist_flax.errors import InputError, RunError
 from mnist_flax.sweep import directory, storage, trial_queue
 from mnist_flax.sweep.storage import open_database, open_journal
+from mnist_flax.sweep.trial_checks import check_trials
 from mnist_flax.sweep.trial_queue import TrialQueue
 
 MEMBERS = {name: {"overrides": {"name": name}} for name in "abcde"}
@@ -170,6 +173,13 @@ def test_a_cut_off_line_of_the_journal_costs_nothing_else(tmp_path: Path) -> Non
         open_journal(tmp_path)
 
 
+def test_a_journal_of_terabytes_is_not_read(tmp_path: Path) -> None:
+    TrialQueue(open_journal(tmp_path), "study").enqueue(MEMBERS)
+    os.truncate(tmp_path / "optuna.journal", 2**40)  # takes no space
+    with alarm(20), pytest.raises(InputError, match=r"optuna\.journal is damaged \(a line is too long\)"):
+        open_journal(tmp_path)
+
+
 def test_a_new_sweep_and_its_journal_are_on_the_disk(tmp_path: Path, synced: set[int]) -> None:
     """Else a power cut can lose them with every finished member, though their lines were synced."""
     path = tmp_path / "sweeps" / "a"
@@ -181,12 +191,33 @@ def test_a_new_sweep_and_its_journal_are_on_the_disk(tmp_path: Path, synced: set
 
 
 @pytest.mark.parametrize(
-    "line", ["7", "[]", "{}", '{"op_code": 99, "worker_id": "w"}', '{"op_code": 4, "worker_id": "w"}']
+    "line",
+    [
+        "7",
+        "[]",
+        "{}",
+        '{"op_code": 4,',
+        '{"a": "\x01"}',
+        '{"op_code": 99, "worker_id": "w"}',
+        '{"op_code": 4, "worker_id": "w"}',
+    ],
 )
 def test_a_line_that_is_not_the_journals_is_damage(line: str, tmp_path: Path) -> None:
     (tmp_path / "optuna.journal").write_text(line + "\n")
     with pytest.raises(InputError, match=r"optuna\.journal is damaged \(.*\); restore it"):
         open_journal(tmp_path)
+
+
+def test_a_result_that_does_not_say_whether_it_diverged_is_damage(tmp_path: Path) -> None:
+    with TrialQueue(open_journal(tmp_path), "study") as queue:
+        rest = {name: value for name, value in DONE.items() if name != "diverged_at"} | {"member": "a", "overrides": {}}
+        for attributes in (rest | {"diverged_at": None}, rest):
+            trial = create_trial(state=TrialState.COMPLETE, value=0.9, user_attrs=attributes)
+            queue.study.add_trial(trial)
+        trials = queue.study.get_trials(deepcopy=False)
+        check_trials(trials[:1])
+        with pytest.raises(InputError, match="trial 1 in the sweep's storage is damaged"):
+            check_trials(trials)
 
 
 LINE = {"step": 13, "epoch": 1, "split": "eval", "loss": 0.5, "accuracy": 0.9}
@@ -196,7 +227,12 @@ DONE = {"history": [LINE], "seconds": 1.5, "versions": {}, "commit": "", "workdi
 @pytest.mark.parametrize(
     "change",
     [{}, {"member": ["a"]}, {"worker": "none"}, {"worker": "w 9999999999"}, {"overrides": 7}, {"versions": None},
-     {"history": [LINE | {"loss": "0"}]}, {"history": 3}, {"seconds": "1"}],
+     {"history": [LINE | {"loss": "0"}]}, {"history": 3}, {"seconds": "1"}, {"seconds": math.inf},
+     {"history": [LINE | {"loss": math.nan}]}, {"history": [LINE | {"accuracy": 10**400}]},
+     {"history": [LINE | {"accuracy": 0.8}]}, {"history": [LINE | {"step": 10**30}]}, {"history": []},
+     {"history": [LINE | {"split": "../x"}]}, {"history 1": 3}, {"history 1": [LINE | {"step": 26, "accuracy": 0.8}]},
+     {"versions": {"jax": "\x1b[2J"}}, {"commit": "a\nb"}, {"workdir": "/etc"}, {"diverged_at": -1},
+     {"member": '{"seed": 1}', "overrides": {"seed": 5}}],
 )  # fmt: skip
 def test_a_trial_that_is_not_a_sweeps_is_named(change: dict, tmp_path: Path) -> None:
     queue = TrialQueue(open_journal(tmp_path), "study")
@@ -206,9 +242,9 @@ def test_a_trial_that_is_not_a_sweeps_is_named(change: dict, tmp_path: Path) -> 
     trials = queue.study.get_trials()
     if change:
         with pytest.raises(InputError, match="trial 0 in the sweep's storage is damaged; restore it"):
-            storage.check_trials(trials)
+            check_trials(trials)
     else:
-        storage.check_trials(trials)
+        check_trials(trials)
 
 
 def test_a_search_can_be_repeated(tmp_path: Path) -> None:
@@ -251,6 +287,22 @@ def test_a_bad_database_is_named(tmp_path: Path) -> None:
     for url in ("nonsuch://x", f"sqlite:///{tmp_path}/no/such/x.db", "x"):
         with pytest.raises(InputError, match="storage='.*' cannot be used"):
             open_database(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://joe:hush@host/db",
+        "postgresql://joe@corp.com:hush@host/db",
+        "postgresql://joe:a@hush@host/db",
+        "postgresql://host/db?user=joe&password=hush&sslmode=require",
+        "postgresql://joe:hush@host/db?sslPassword=hush",
+    ],
+)
+def test_no_password_is_shown_or_stored(url: str) -> None:
+    shown = directory.without_password(url)
+    assert "hush" not in shown and "joe" in shown and "host/db" in shown and "***" in shown
+    assert directory.without_password("postgresql://joe@host/db?sslmode=require").count("*") == 0
 
 
 def test_a_long_history_fits_into_small_fields(worker: Open) -> None:
@@ -320,6 +372,7 @@ import os, resource
 from pathlib import Path
 from mnist_flax.sweep.storage import open_journal
 from mnist_flax.sweep.trial_queue import TrialQueue
+from mnist_flax.sweep.trial_checks import check_trials
 queue, path = TrialQueue(open_journal(Path({str(tmp_path)!r})), "study"), Path({str(tmp_path)!r}) / "optuna.journal"
 queue.enqueue({{"a": {{}}}})
 before = path.read_bytes()

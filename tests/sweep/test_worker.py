@@ -1,6 +1,12 @@
 """One process of a sweep: what it claims, trains, records, keeps and shows."""
 
+import contextlib
+import dataclasses
 import functools
+import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,12 +15,15 @@ import pytest
 
 from mnist_flax.config import Config
 from mnist_flax.data import datasets
+from mnist_flax.process.signals import Stopped
+from mnist_flax.sweep import members
+from mnist_flax.sweep import worker as worker_module
 from mnist_flax.sweep.experiment import override
 from mnist_flax.sweep.stages import Stage
 from mnist_flax.sweep.storage import open_journal
 from mnist_flax.sweep.trial_queue import TrialQueue
 from mnist_flax.sweep.worker import Worker
-from mnist_flax.workdir import checkpoint
+from mnist_flax.workdir import checkpoint, claim, run_info
 
 BASE = Config(widths=(8,), batch_norm_layers=(), l2_layers=(), batch_size=50, epochs=1,
               train_split="train[:100]", eval_split="test[:50]")  # fmt: skip
@@ -53,3 +62,111 @@ def test_members_are_trained_recorded_and_kept(tmp_path: Path, dataset: datasets
         kept = {stage.member_dir(trial) for trial in stage.ranked()[:2]}
     assert {*(tmp_path / "members").iterdir()} == kept
     assert all(checkpoint.steps(path / "checkpoints") == [2] for path in kept)
+
+
+RATES: dict[str, dict[str, Any]] = {f"{rate}": {"overrides": {"learning_rate": rate}} for rate in (1e-2, 1e-3)}
+
+
+def stage_of(path: Path, queue: TrialQueue, base: Config = BASE) -> Stage:
+    """Two members, both to be kept."""
+    return Stage("selection", cast(Any, None), queue, path / "members", RATES, functools.partial(override, base), 2)
+
+
+def held(stage: Stage, trial: Any, dataset: datasets.Dataset) -> contextlib.ExitStack:
+    """Its directory is in use, as if by a process that cannot be seen from here, until the stack is closed."""
+    config = stage.config(trial.user_attrs["overrides"])
+    info = datasets.dataset_info(dataset, config.train_split, config.eval_split, stage.path)
+    stack = contextlib.ExitStack()
+    stack.enter_context(claim.claim(stage.member_dir(trial), run_info.new(config, info)))
+    return stack
+
+
+@pytest.fixture
+def idle() -> SimpleNamespace:
+    """No signal has come, and nobody looks at the progress."""
+    progress = SimpleNamespace(begin=lambda stage: None, update=lambda event, members: None)
+    return SimpleNamespace(progress=progress, signals=SimpleNamespace(received=None))
+
+
+def test_a_member_of_a_dead_worker_is_trained_once_its_directory_is_free(
+    tmp_path: Path, dataset: datasets.Dataset, idle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    with TrialQueue(open_journal(tmp_path), "selection") as queue:
+        other, stage = TrialQueue(open_journal(tmp_path), "selection"), stage_of(tmp_path, queue)
+        other.worker = queue.worker.rpartition(" ")[0] + f" {dead.pid}"
+        other.enqueue(RATES)
+        stack, waited, slept = held(stage, other.claim(1)[0], dataset), [], []
+
+        def sleep(seconds: float) -> None:
+            assert waited == [1] and not slept  # the user knows what the worker waits for
+            slept.append(seconds)
+            stack.close()
+
+        idle.progress.wait = waited.append
+        monkeypatch.setattr(worker_module, "time", SimpleNamespace(sleep=sleep))
+        Worker(stage, dataset, tmp_path, lambda _: 9, idle.progress, idle.signals).work(9, lambda: None)
+        assert slept and [trial.number for trial in stage.finished()] == [2, 1]
+        assert {path.name for path in stage.path.iterdir()} == {"0000", "0001"}
+
+
+def test_a_member_whose_directory_is_in_use_comes_later(
+    tmp_path: Path, dataset: datasets.Dataset, idle: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    with TrialQueue(open_journal(tmp_path), "selection") as queue:
+        queue.enqueue(RATES)
+        stage, written = stage_of(tmp_path, queue), []
+        stack = held(stage, queue.study.trials[0], dataset)
+        monkeypatch.setattr(worker_module, "time", SimpleNamespace(sleep=lambda _: stack.close()))
+        worker = Worker(stage, dataset, tmp_path, lambda _: 9, idle.progress, idle.signals)
+        worker.work(9, lambda: written.append(stage.left()))
+        assert written == [1, 0] and [trial.number for trial in stage.finished()] == [2, 1]
+    assert "0000' is in use by pid" in (said := capsys.readouterr().err) and said.count("warning: ") == 1
+
+
+def test_a_signal_saves_the_running_members_and_the_next_worker_goes_on(
+    tmp_path: Path, dataset: datasets.Dataset, idle: Any
+) -> None:
+    with TrialQueue(open_journal(tmp_path), "selection") as queue:
+        stage = stage_of(tmp_path, queue, dataclasses.replace(BASE, epochs=3))
+        worker, steps = Worker(stage, dataset, tmp_path, lambda _: 9, idle.progress, idle.signals), []
+
+        def update(event: Any, _: object) -> None:
+            steps.append(event.step)
+            idle.signals.received = signal.SIGTERM if steps == [2, 4] else None
+
+        idle.progress.update = update
+        text = f"stopped by SIGTERM: the 2 running members are saved in {stage.path}; the same command goes on"
+        with pytest.raises(Stopped, match=text) as stopped:
+            worker.work(9, lambda: pytest.fail("there are no results"))
+        assert stopped.value.exit_code == 143 and not queue.running() and stage.left() == 2
+        assert [checkpoint.steps(path / "checkpoints") for path in stage.path.iterdir()] == [[4], [4]]
+        with pytest.raises(Stopped, match="nothing was running"):
+            worker.work(9, lambda: None)
+        idle.signals.received = None
+        worker.work(9, lambda: None)
+        assert steps == [2, 4, 6] and stage.left() == 0
+        history = queue.attribute(stage.finished()[0], "history")
+        assert [line["step"] for line in history if line["split"] == "eval"] == [2, 4, 6]
+
+
+def test_metrics_that_a_full_disk_kept_from_being_written_are_written_later(
+    tmp_path: Path, dataset: datasets.Dataset, idle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their checkpoint was saved just before, so the members have no step left."""
+
+    def full(path: Path, lines: object) -> None:
+        raise OSError(28, "No space left on device", path)
+
+    with TrialQueue(open_journal(tmp_path), "selection") as queue:
+        stage = stage_of(tmp_path, queue)
+        worker = Worker(stage, dataset, tmp_path, lambda _: 9, idle.progress, idle.signals)
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+            patch.setattr(members, "write_lines", full)
+            worker.work(9, lambda: None)
+        assert [path.name for path in stage.path.glob("*/checkpoints/*")] == ["2"]
+        worker.work(9, lambda: None)
+        for trial in stage.finished():
+            lines = (stage.member_dir(trial) / "metrics.jsonl").read_text().splitlines()
+            assert list(map(json.loads, lines)) == queue.attribute(trial, "history")
