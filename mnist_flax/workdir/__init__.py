@@ -1,1 +1,1 @@
-"""A run's directory: its configuration, its checkpoints, its lock, and how a run resumes from it."""
+"""A run's directory: its configuration, its checkpoints, its lock, how it resumes; and a sweep's networks."""

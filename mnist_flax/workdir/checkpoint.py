@@ -1,7 +1,7 @@
 """Save checkpoints atomically, and check every byte of them before they are used.
 
     save(directory, step, state, info, keep=2)
-    step, state, info = restore(directory, "latest", identity={}, like=state, warn=print)
+    step, state, info = restore(directory, "latest", like=state, warn=print)
 
 A checkpoint is a directory `<step>` that orbax wrote, with the SHA-256 sum of every file in `SHA256SUMS`, which
 `sha256sum -c` reads. It is renamed to `<step>` when it is complete. Loading gives numpy arrays, whatever devices saved
@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -22,10 +23,14 @@ from orbax.checkpoint import v1 as ocp
 
 from mnist_flax.errors import InputError, RunError, first_line
 from mnist_flax.process import files
+from mnist_flax.workdir import checksums
 
-_SUMS = "SHA256SUMS"
+_Differing = Callable[[dict[str, Any]], list[str]]
+_MOST = 2**30  # bytes of a checkpoint besides twice its arrays: the history of a long run
 for _name in ("absl", "asyncio"):  # orbax logs 50 lines for each save, and every error that it raises
     logging.getLogger(_name).setLevel(logging.CRITICAL)
+# Where orbax fails, it leaves coroutines that nobody awaits; the user's own are still warned of.
+warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning, r"orbax\.")
 
 
 def steps(directory: Path) -> list[int]:
@@ -54,20 +59,25 @@ def save(directory: Path, step: int, state: Any, info: dict[str, Any], *, keep: 
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             ocp.save(str(scratch.absolute()), state, custom_metadata=info, overwrite=True)
             if jax.process_index() == 0:
-                files.write_text(scratch / _SUMS, _sums(scratch))
+                checksums.write(scratch)
                 files.sync(scratch)
                 scratch.rename(target)
                 for each in (directory, directory.parent):  # before an older one is removed
                     files.sync(each, inside=False)
     except (OSError, ValueError, RuntimeError) as error:
         clean(directory)
-        saved = steps(directory)
-        good = f"the last good checkpoint is {directory / str(saved[-1])}" if saved else "there is no earlier one"
-        raise RunError(f"the checkpoint of step {step} could not be saved ({_reason(error)}); {good}") from error
+        problem = f"the checkpoint of step {step} could not be saved ({_reason(error)})"
+        raise RunError(f"{problem}; {last_good(directory)}") from error
     if jax.process_index() == 0:
         for old in {*steps(directory)[:-keep]} - {info["best_step"]}:
             (directory / str(old)).rename(directory / f".deleting-{old}")
         clean(directory)
+
+
+def last_good(directory: Path) -> str:
+    """What to tell when a run fails: where its last checkpoint is."""
+    saved = steps(directory)
+    return f"the last good checkpoint is {directory / str(saved[-1])}" if saved else "no earlier checkpoint is there"
 
 
 def clean(directory: Path) -> None:
@@ -86,7 +96,7 @@ def restore(
     directory: Path,
     which: str | int,
     *,
-    identity: dict[str, Any],
+    differing: _Differing = lambda info: [],
     like: Any = None,
     warn: Callable[[str], None],
     set_aside: bool = False,
@@ -96,7 +106,7 @@ def restore(
     Args:
       directory: holds all checkpoints.
       which: a step, or `latest`: the newest that is not damaged.
-      identity: what `info` must hold if this run saved the checkpoint.
+      differing: names the fields of `info` that show that another run saved the checkpoint.
       like: a pytree of the same structure, arrays or `ShapeDtypeStruct`s; None gives nested dicts and lists.
       warn: gets a message for every damaged checkpoint that is skipped.
       set_aside: rename damaged checkpoints to `corrupt-<step>`; the workdir must be claimed.
@@ -106,24 +116,24 @@ def restore(
       RunError: it is damaged, or all are.
     """
     if which == "latest":
-        return _restore_latest(directory, identity, like, warn, set_aside)
+        return _restore_latest(directory, differing, like, warn, set_aside)
     if which not in steps(directory):
         have = ", ".join(map(str, steps(directory))) or "none"
         raise InputError(f"step={which} has no checkpoint in {directory}; give latest, best or one of: {have}")
-    state, info, damage = _read(directory / str(which), identity, like)
+    state, info, damage = _read(directory / str(which), differing, like)
     if damage:
         raise RunError(f"the checkpoint {directory / str(which)} is damaged ({damage}); try --step latest")
     return int(which), state, info
 
 
 def _restore_latest(
-    directory: Path, identity: dict[str, Any], like: Any, warn: Callable[[str], None], set_aside: bool
+    directory: Path, differing: _Differing, like: Any, warn: Callable[[str], None], set_aside: bool
 ) -> tuple[int, Any, dict[str, Any]]:
     skipped: set[int] = set()
     while left := {*steps(directory)} - skipped:
         step = max(left)
         path = directory / str(step)
-        state, info, damage = _read(path, identity, like)
+        state, info, damage = _read(path, differing, like)
         if not damage:
             return step, state, info
         if not path.exists():
@@ -143,27 +153,34 @@ def _restore_latest(
     raise InputError(f"{directory} holds no checkpoint yet; train first")
 
 
-def _read(path: Path, identity: dict[str, Any], like: Any) -> tuple[Any, dict[str, Any], str | None]:
+def _read(path: Path, differing: _Differing, like: Any) -> tuple[Any, dict[str, Any], str | None]:
     """State, info, and what is wrong with them (None: nothing).
 
     They are checked in a copy and read from it, whatever a running training does to the original meanwhile.
     """
-    for entry in path.rglob("*"):  # before they are copied: a pipe never ends, and a linked directory may hold itself
-        if not (entry.is_file() or (entry.is_dir() and not entry.is_symlink())):
-            return None, {}, f"{entry.relative_to(path)} is not a file"
+    most = _MOST + 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
     with files.temporary_directory() as scratch:
         copy = scratch / "checkpoint"
         try:
-            shutil.copytree(path, copy)
+            entries = list(path.rglob("*"))
+            for entry in entries:  # before they are copied: a pipe never ends, and a linked directory may hold itself
+                if not (entry.is_file() or (entry.is_dir() and not entry.is_symlink())):
+                    return None, {}, f"{entry.relative_to(path)} is not a file"
+            if (size := sum(entry.stat().st_size for entry in entries)) > most:
+                return None, {}, f"it has {size:,} bytes, and one of this run at most {most:,}"
+            copy.mkdir()
+            for entry in entries:  # without its mode, since a copy that may only be read could not be removed
+                target = copy / entry.relative_to(path)
+                target.mkdir() if entry.is_dir() else shutil.copyfile(entry, target)
         except OSError as error:
             if path.exists():  # then the copy has failed, and the checkpoint may be sound
                 reason = f"could not be copied to {scratch} ({_reason(error)}); make room there or set TMPDIR"
                 raise RunError(f"the checkpoint {path} {reason}") from error
             return None, {}, "it is gone"
-        if damage := _damage(copy):
+        if damage := checksums.damage(copy):
             return None, {}, damage
         try:
-            return *_load(path, copy, identity, like), None
+            return *_load(path, copy, differing, like), None
         except InputError:
             raise
         except Exception as error:  # of orbax, of any kind: somebody else, or another version of it, has written it
@@ -171,46 +188,26 @@ def _read(path: Path, identity: dict[str, Any], like: Any) -> tuple[Any, dict[st
             raise RunError(f"{text}; restore it or give another --step") from error
 
 
-def _load(path: Path, copy: Path, identity: dict[str, Any], like: Any) -> tuple[Any, dict[str, Any]]:
+def _load(path: Path, copy: Path, differing: _Differing, like: Any) -> tuple[Any, dict[str, Any]]:
     """State and info of the checkpoint `path`, from an undamaged copy of it."""
     metadata = ocp.metadata(str(copy))
     info = cast(dict[str, Any], metadata.custom_metadata)
     # Before loading: another run's arrays may have other shapes.
-    if differing := _differing(identity, {part: info.get(part, {}) for part in identity}):
-        problem = f"was saved by a run whose config.json was another: {', '.join(differing)} differs"
+    if names := differing(info):
+        problem = f"was saved by a run whose config.json was another: {', '.join(names)} differs"
         raise InputError(f"{path} {problem}; restore it")
     like = metadata.metadata if like is None else like
-    return ocp.load(str(copy), jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)), info
+    # Before loading too: some bytes can stand for any number of zeros.
+    if sorted(_shapes(metadata.metadata)) != sorted(_shapes(like)):
+        raise ValueError("its arrays have other shapes than the run's")
+    state = ocp.load(str(copy), jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like))
+    if _shapes(state) != _shapes(like):
+        raise ValueError("its arrays have other shapes than the run's")
+    return state, info
 
 
-def _differing(ours: Any, theirs: Any) -> list[str]:
-    """The fields in which two trees of JSON values differ, also those that only one of them has."""
-    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
-        return []
-    names = [name for name in sorted({*ours, *theirs}) if name not in ours or name not in theirs]
-    for name in sorted({*ours} & {*theirs}):
-        if ours[name] != theirs[name]:
-            names += _differing(ours[name], theirs[name]) or [name]
-    return names
-
-
-def _sums(path: Path) -> str:
-    """The SHA-256 sum of every file below `path`, sorted by name, in the format of `sha256sum`."""
-    names = sorted(file for file in path.rglob("*") if file.is_file() and file != path / _SUMS)
-    return "".join(f"{files.sha256(name)}  {name.relative_to(path).as_posix()}\n" for name in names)
-
-
-def _damage(path: Path) -> str | None:
-    """Verify a checkpoint's checksums: what is wrong with it, or None."""
-    try:
-        expected, found = (path / _SUMS).read_bytes(), _sums(path).encode()
-    except OSError as error:
-        return _reason(error)
-    if expected == found:  # the whole text, so that no byte is left unchecked
-        return None
-    lines = set(expected.splitlines()) ^ set(found.splitlines())
-    names = sorted({line.split(b"  ", 1)[-1].decode(errors="replace") for line in lines})
-    return f"changed: {', '.join(names)}, or {_SUMS} itself"
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    return [tuple(leaf.shape) for leaf in jax.tree.leaves(tree)]
 
 
 def _reason(error: BaseException) -> str:

@@ -9,18 +9,19 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mnist_flax.config import Config, flatten
+from mnist_flax.config import Config, flatten, to_json
 from mnist_flax.errors import InputError, RunError, wrong
 from mnist_flax.process import files
 from mnist_flax.workdir import run_info
 from mnist_flax.workdir.run_info import CONFIG, RunInfo
 
 _LOCK, _SAVED, _ANOTHER = ".lock", ".saved", "give another --workdir"
-_WRITTEN = (CONFIG, "metrics.jsonl", "evaluation.json", _LOCK, _SAVED, "checkpoints", "figures", "tensorboard")
-_WRITTEN += ("checkpoints/*", "tensorboard/*")
+_WRITTEN = (CONFIG, "metrics.jsonl", "evaluation.json", "README.md", _LOCK, _SAVED)
+_WRITTEN += ("lineage.jsonl", "checkpoints", "figures", "tensorboard", "checkpoints/*", "tensorboard/*")
 _LEFTOVERS = {_LOCK, files.scratch_of(Path(CONFIG)).name, f".{CONFIG}.tmp"}  # of a kill before the first write
 
 
@@ -40,7 +41,10 @@ def is_run(workdir: Path) -> bool:
 
 
 def check(workdir: Path, config: Config) -> None:
-    """Raise `InputError` if a directory is not a run's, or is a run's with other settings (the error lists them)."""
+    """Raise `InputError` if a directory is not a run's, or is a run's with other settings (the error lists them).
+
+    More epochs are right where the learning rate does not depend on their number: the run goes on.
+    """
     try:
         found = is_run(workdir)
         entries = {entry.name for entry in workdir.iterdir()} if workdir.exists() else set()
@@ -48,13 +52,21 @@ def check(workdir: Path, config: Config) -> None:
         raise wrong("workdir", workdir, f"cannot be used ({error.strerror})", _ANOTHER) from None
     check_entries(workdir)
     if found:
-        theirs, ours = flatten(run_info.read(workdir).config), flatten(config)
-        differing = [f"{name}={ours[name]!r} (there {theirs[name]!r})" for name in ours if ours[name] != theirs[name]]
-        if differing:
-            problem = f"is a run with other settings: {', '.join(differing)}"
-            raise wrong("workdir", workdir, problem, "give the same settings or another --workdir")
+        _check_settings(workdir, run_info.read(workdir).config, config)
     elif entries - _LEFTOVERS:
         raise wrong("workdir", workdir, f"exists and is not a run (it has no {CONFIG})", _ANOTHER)
+
+
+def _check_settings(workdir: Path, there: Config, config: Config) -> None:
+    theirs, ours = flatten(there), flatten(config)
+    names = [name for name in ours if ours[name] != theirs[name]]
+    if not names or (names == ["epochs"] and run_info.has_grown(to_json(there), to_json(config))):
+        return
+    problem = "is a run with other settings: " + ", ".join(f"{n}={ours[n]!r} (there {theirs[n]!r})" for n in names)
+    remedy = "give the same settings or another --workdir"
+    if names == ["epochs"] and config.epochs > there.epochs:
+        problem += f"; with schedule={config.schedule!r} its learning rate depends on the number of epochs"
+    raise wrong("workdir", workdir, problem, remedy)
 
 
 def check_entries(workdir: Path) -> None:
@@ -71,7 +83,8 @@ def claim(workdir: Path, run: RunInfo) -> Iterator[RunInfo]:
     """Lock a directory for this process, and give the run that its `config.json` records; create what is missing.
 
     The kernel releases the lock of a process that dies. Raises `InUse` if another process has the lock (the error says
-    which, on which host, since when), and `InputError` if the directory is another run's or cannot be written.
+    which, on which host, since when), and `InputError` if the directory is another run's or cannot be written. Where
+    `run` has more epochs, `config.json` has them from now on.
     """
     is_new = not workdir.exists()
     with contextlib.ExitStack() as stack:
@@ -86,7 +99,9 @@ def claim(workdir: Path, run: RunInfo) -> Iterator[RunInfo]:
             if not (workdir / CONFIG).exists():
                 run_info.write(workdir, run)
         except BlockingIOError:
-            holder = (workdir / _LOCK).read_text().strip() or "another process"
+            holder = "another process"
+            with contextlib.suppress(OSError, ValueError):
+                holder = files.read_text(workdir / _LOCK).strip()[:200] or holder
             text = f"workdir={str(workdir)!r} is in use by {holder}; wait for it or give another --workdir"
             raise InUse(text) from None
         except OSError as error:
@@ -100,6 +115,8 @@ def claim(workdir: Path, run: RunInfo) -> Iterator[RunInfo]:
         if differing:
             problem = f"holds other data than the run began with ({', '.join(differing)})"
             raise wrong("data_dir", run.data["data_dir"], problem, "give its --data-dir, or another --workdir")
+        if recorded.config != run.config:
+            run_info.write(workdir, recorded := replace(recorded, config=run.config))
         yield recorded
 
 

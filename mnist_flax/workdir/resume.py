@@ -20,7 +20,7 @@ from mnist_flax.process import files
 from mnist_flax.program import Program, make_program
 from mnist_flax.state import TrainState, as_arrays, init_state
 from mnist_flax.workdir import checkpoint, claim
-from mnist_flax.workdir.run_info import RunInfo, identity_of
+from mnist_flax.workdir.run_info import RunInfo, differing, identity_of
 
 
 def new_history(run: RunInfo) -> dict[str, Any]:
@@ -74,13 +74,18 @@ def load(
     program = make_program(run.config, run.data)
     like = jax.eval_shape(functools.partial(init_state, program=program), as_arrays(run.config.hparams))
     restore = functools.partial(
-        checkpoint.restore, claim.checkpoints_dir(workdir), identity=identity_of(run), warn=warn, set_aside=set_aside
+        checkpoint.restore,
+        claim.checkpoints_dir(workdir),
+        differing=functools.partial(differing, run),
+        like=like,
+        warn=warn,
+        set_aside=set_aside,
     )
     if which == "best":
         step, _, history = restore("latest")
         _check_history(history, claim.checkpoints_dir(workdir) / str(step))
         which = _best(history, checkpoint.steps(claim.checkpoints_dir(workdir)), workdir, warn)
-    saved = Saved(program, *restore(which, like=like))
+    saved = Saved(program, *restore(which))
     path = claim.checkpoints_dir(workdir) / str(saved.step)
     if saved.state is not None and int(saved.state.step) != saved.step:
         raise RunError(f"{path} holds step {int(saved.state.step)}: it has been renamed; give it its name back")

@@ -7,13 +7,13 @@ import os
 import platform
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mnist_flax.config import Config, from_json, to_json
+from mnist_flax.config import Config, Hyperparams, from_json, to_json
 from mnist_flax.errors import InputError, wrong
-from mnist_flax.process.files import read_json, write_text
+from mnist_flax.process.files import has_fields, read_json, write_text
 
 CONFIG = "config.json"
 FORMAT = 1  # of a run's directory; recorded, so that an older version can refuse a newer one's
@@ -27,11 +27,20 @@ class RunInfo:
     data: dict[str, Any]  # see `datasets.dataset_info`
     versions: dict[str, str]  # see `versions`
     commit: str = ""  # see `commit`; empty too in a run that an older version began
+    initial: dict[str, Any] = field(default_factory=dict)  # the checkpoint with the first weights; empty: random ones
+    # The hyperparameters that hold from each of these steps on, the first of which is 0; empty: those of `config`.
+    hparams_by_step: dict[int, Hyperparams] = field(default_factory=dict)
+
+    def config_at(self, step: int) -> Config:
+        """The config with the hyperparameters of the update after `step` finished ones."""
+        if not self.hparams_by_step:
+            return self.config
+        return replace(self.config, hparams=self.hparams_by_step[max(n for n in self.hparams_by_step if n <= step)])
 
 
-def new(config: Config, data: dict[str, Any]) -> RunInfo:
-    """A run that begins now, by this code."""
-    return RunInfo(config, data, versions(), commit())
+def new(config: Config, data: dict[str, Any], initial: dict[str, Any] | None = None) -> RunInfo:
+    """A run that begins now, by this code; with `initial` weights, of which `train.init_from` tells more."""
+    return RunInfo(config, data, versions(), commit(), initial or {})
 
 
 def changed_versions(run: RunInfo) -> list[str]:
@@ -43,7 +52,9 @@ def changed_versions(run: RunInfo) -> list[str]:
 def write(workdir: Path, run: RunInfo) -> None:
     """Write `config.json`."""
     tree = {"format": FORMAT, "config": to_json(run.config), "data": run.data, "versions": run.versions}
-    tree["commit"] = run.commit
+    tree |= {"commit": run.commit} | ({"initial": run.initial} if run.initial else {})
+    if run.hparams_by_step:
+        tree["hparams_by_step"] = {f"{n}": to_json(run.config_at(n))["hparams"] for n in sorted(run.hparams_by_step)}
     write_text(workdir / CONFIG, json.dumps(tree, indent=2) + "\n")
 
 
@@ -61,7 +72,10 @@ def read(workdir: Path) -> RunInfo:
         raise InputError(f"{path} cannot be read ({error.strerror}); give another --workdir") from None
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); {remedy}") from None
-    parts, later = {"config", "data", "versions"}, {"format": FORMAT, "commit": ""}  # what older files lack
+    parts, later = (
+        {"config", "data", "versions"},
+        {"format": FORMAT, "commit": "", "initial": {}, "hparams_by_step": {}},
+    )  # what older files lack
     if isinstance(tree, dict):
         tree = later | tree
         if type(tree["format"]) is int and tree["format"] > FORMAT:
@@ -74,7 +88,30 @@ def read(workdir: Path) -> RunInfo:
     for name, ok in _sound(tree).items():
         if not ok:
             raise InputError(f"{path}: {name} is missing, unknown or wrong; {remedy}")
-    return RunInfo(config, tree["data"], tree["versions"], tree["commit"])
+    by_step = _hparams_by_step(tree, path)
+    return RunInfo(config, tree["data"], tree["versions"], tree["commit"], tree["initial"], by_step)
+
+
+def _hparams_by_step(tree: dict[str, Any], path: Path) -> dict[int, Hyperparams]:
+    """The hyperparameters from each step on; raises `InputError` unless they are right and begin with step 0."""
+    by_step = tree["hparams_by_step"]
+    steps = [*by_step] if isinstance(by_step, dict) else ["not a dict"]
+    if steps and not (all(re.fullmatch(r"0|[1-9]\d{0,14}", step, re.ASCII) for step in steps) and "0" in steps):
+        raise InputError(f"{path}: hparams_by_step must map steps, the first of them 0, to hyperparameters; restore it")
+    configs = {n: from_json(tree["config"] | {"hparams": by_step[n]}, f"{path}: hparams_by_step: {n}") for n in steps}
+    return {int(step): config.hparams for step, config in sorted(configs.items(), key=lambda item: int(item[0]))}
+
+
+def read_settings(path: Path) -> Config:
+    """The settings in a run's `config.json`, or in a file that holds only these; raises `InputError`."""
+    remedy = "give a run's config.json"
+    try:
+        tree = read_json(path)
+    except OSError as error:
+        raise wrong("config", path, f"cannot be read ({error.strerror})", remedy) from None
+    except ValueError as error:
+        raise wrong("config", path, f"is not JSON ({error})", remedy) from None
+    return from_json(tree.get("config", tree) if isinstance(tree, dict) else tree, f"{path}", remedy)
 
 
 def _sound(tree: dict[str, Any]) -> dict[str, bool]:
@@ -102,13 +139,40 @@ def _sound(tree: dict[str, Any]) -> dict[str, bool]:
         "sha256": isinstance(data["sha256"], dict) and texts([*data["sha256"], *data["sha256"].values()]),
         "versions": isinstance(versions, dict) and texts([*versions, *versions.values()]),
         "commit": texts([tree["commit"]]),
+        "initial": tree["initial"] == {} or has_fields(tree["initial"], {"workdir": str, "step": int, "sha256": str}),
         "format": tree["format"] == FORMAT,
     }
 
 
 def identity_of(run: RunInfo) -> dict[str, Any]:
-    """What a checkpoint must hold to belong to this run: the config, and the data without its directory."""
-    return {"config": to_json(run.config), "data": {k: v for k, v in run.data.items() if k != "data_dir"}}
+    """What a checkpoint must hold to belong to this run: the config, the data but its directory, the first weights."""
+    data = {name: value for name, value in run.data.items() if name != "data_dir"}
+    return {"config": to_json(run.config), "data": data} | ({"initial": run.initial} if run.initial else {})
+
+
+def differing(run: RunInfo, info: dict[str, Any]) -> list[str]:
+    """Where a run is another than the one that saved a checkpoint with this `info`; more epochs are the same run."""
+    ours = {"initial": {}} | identity_of(run)
+    theirs = {part: info.get(part, {}) for part in ours}
+    names = _differing(ours, theirs)
+    return [] if names == ["epochs"] and has_grown(theirs["config"], ours["config"]) else names
+
+
+def has_grown(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether a config, as JSON, has more epochs than before, and a schedule that does not depend on their number."""
+    fewer = type(before.get("epochs")) is int and before["epochs"] < now["epochs"]
+    return now["schedule"] == "constant" and fewer
+
+
+def _differing(ours: Any, theirs: Any) -> list[str]:
+    """The fields in which two trees of JSON values differ, also those that only one of them has."""
+    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
+        return []
+    names = [name for name in sorted({*ours, *theirs}) if name not in ours or name not in theirs]
+    for name in sorted({*ours} & {*theirs}):
+        if ours[name] != theirs[name]:
+            names += _differing(ours[name], theirs[name]) or [name]
+    return names
 
 
 @functools.cache  # of this process; looked up for every result

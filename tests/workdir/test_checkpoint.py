@@ -1,12 +1,16 @@
 """A checkpoint is whole or not there; a damaged one is named, set aside, and never loaded."""
 
+import dataclasses
 import os
 import re
 import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,9 +19,11 @@ from conftest import Tiny, alarm, assert_trees_equal
 
 import mnist_flax
 from mnist_flax import placement
+from mnist_flax.config import Config, Hyperparams
 from mnist_flax.errors import InputError, RunError
 from mnist_flax.state import TrainState
-from mnist_flax.workdir import checkpoint
+from mnist_flax.workdir import checkpoint, checksums
+from mnist_flax.workdir.run_info import RunInfo, differing, identity_of
 
 
 def info(best: int | None = None) -> dict:
@@ -47,11 +53,11 @@ def two(state: TrainState, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_round_trip(two: Path, state: TrainState) -> None:
-    step, got, back = checkpoint.restore(two, "latest", like=jax.eval_shape(lambda: state), identity={}, warn=silent)
+    step, got, back = checkpoint.restore(two, "latest", like=jax.eval_shape(lambda: state), warn=silent)
     assert step == 10 and back == info() and isinstance(got, TrainState)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(got))
     assert_trees_equal(got, moved(state, 10))
-    _, plain, _ = checkpoint.restore(two, 5, identity={}, warn=silent)  # without the code that knows its structure
+    _, plain, _ = checkpoint.restore(two, 5, warn=silent)  # without the code that knows its structure
     assert_trees_equal(plain["params"], moved(state, 5).params)
     assert_trees_equal(plain["batch_stats"], moved(state, 5).batch_stats)
 
@@ -76,7 +82,7 @@ def damages() -> dict:
 
 @pytest.mark.parametrize("kind", damages())
 def test_every_file_damaged_in_every_way_is_named_and_set_aside(two: Path, tmp_path: Path, kind: str) -> None:
-    want = checkpoint.restore(two, 5, identity={}, warn=silent)
+    want = checkpoint.restore(two, 5, warn=silent)
     names = [file.relative_to(two / "10") for file in (two / "10").rglob("*") if file.is_file()]
     assert len(names) > 8
     for index, name in enumerate(names):
@@ -87,9 +93,9 @@ def test_every_file_damaged_in_every_way_is_named_and_set_aside(two: Path, tmp_p
             continue  # orbax's marker is empty already
         damages()[kind](victim)
         with pytest.raises(RunError, match="is damaged"):
-            checkpoint.restore(directory, 10, identity={}, warn=silent)
+            checkpoint.restore(directory, 10, warn=silent)
         told: list[str] = []
-        step, got, _ = checkpoint.restore(directory, "latest", identity={}, warn=told.append, set_aside=True)
+        step, got, _ = checkpoint.restore(directory, "latest", warn=told.append, set_aside=True)
         assert step == 5, name
         assert_trees_equal(got, want[1])
         assert len(told) == 1 and "corrupt-10" in told[0] and ("SHA256SUMS" in told[0] or name.as_posix() in told[0])
@@ -100,7 +106,7 @@ def test_a_reader_passes_over_without_touching(two: Path, tmp_path: Path) -> Non
     shutil.copytree(two, tmp_path / "c")
     (tmp_path / "c" / "10" / "SHA256SUMS").unlink()
     told: list[str] = []
-    assert checkpoint.restore(tmp_path / "c", "latest", identity={}, warn=told.append)[0] == 5
+    assert checkpoint.restore(tmp_path / "c", "latest", warn=told.append)[0] == 5
     assert told and checkpoint.steps(tmp_path / "c") == [5, 10]
 
 
@@ -109,12 +115,12 @@ def test_a_full_scratch_disk_says_nothing_against_a_checkpoint(
 ) -> None:
     shutil.copytree(two, tmp_path / "c")
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copytree", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(RunError, match="could not be copied .*No space left on device.*TMPDIR"):
-        checkpoint.restore(tmp_path / "c", "latest", identity={}, warn=silent, set_aside=True)
+        checkpoint.restore(tmp_path / "c", "latest", warn=silent, set_aside=True)
     assert checkpoint.steps(tmp_path / "c") == [5, 10]
 
 
@@ -124,7 +130,7 @@ def test_with_none_left_it_is_an_error_and_stays_one(two: Path, tmp_path: Path) 
         (tmp_path / "c" / str(step) / "_CHECKPOINT_METADATA").write_text("{}")
     for _ in range(2):  # the second time only corrupt-* are there
         with pytest.raises(RunError, match="no sound checkpoint is left"):
-            checkpoint.restore(tmp_path / "c", "latest", identity={}, warn=lambda _: None, set_aside=True)
+            checkpoint.restore(tmp_path / "c", "latest", warn=lambda _: None, set_aside=True)
         assert checkpoint.exists(tmp_path / "c")
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["corrupt-10", "corrupt-5"]
 
@@ -133,40 +139,60 @@ def test_best_and_latest_are_kept_over_restarts(state: TrainState, tmp_path: Pat
     for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
         checkpoint.save(tmp_path / "c", step, state, info(best), keep=2)
     assert checkpoint.steps(tmp_path / "c") == [2, 4, 5]
-    assert checkpoint.restore(tmp_path / "c", "latest", identity={}, warn=silent)[0] == 5
+    assert checkpoint.restore(tmp_path / "c", "latest", warn=silent)[0] == 5
     checkpoint.save(tmp_path / "c", 6, state, info(6), keep=1)
     assert checkpoint.steps(tmp_path / "c") == [6]
 
 
 def test_another_runs_checkpoint_is_refused_before_it_is_loaded(state: TrainState, tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "c", 1, state, info() | {"config": {"widths": [16, 16], "epochs": 2}}, keep=1)
-    config = {"widths": [16, 16], "epochs": 2}
-    checkpoint.restore(tmp_path / "c", 1, identity={"config": config}, warn=silent)
-    others = {"widths": {"config": config | {"widths": [16, 32]}}, "seed": {"config": config | {"seed": 1}}}
-    others |= {"n": {"data": {"n": 1}}, "epochs": {"config": {"widths": [16, 16]}}}
-    for name, identity in others.items():
+    data: dict[str, Any] = {"image_shape": [28, 28, 1], "class_names": ["0"], "data_dir": "/here"}
+    run = RunInfo(Config(), data, {})
+    checkpoint.save(tmp_path / "c", 1, state, info() | identity_of(run), keep=1)
+    checkpoint.restore(tmp_path / "c", 1, differing=partial(differing, run), warn=silent)
+    others = {
+        "widths": replace(run, config=Config(widths=(512, 513))),
+        "seed": replace(run, config=Config(hparams=Hyperparams(seed=1))),
+        "class_names": replace(run, data=data | {"class_names": ["1"]}),
+        "n": replace(run, data=data | {"n": 1}),
+        "precision": replace(run, config=Config(precision="bfloat16")),
+        "epochs": replace(run, config=Config(epochs=3)),
+        "epochs, schedule": replace(run, config=Config(epochs=8, schedule="cosine")),
+    }
+    for name, other in others.items():
         with pytest.raises(InputError, match=f"whose config.json was another: {name} differs"):
-            checkpoint.restore(tmp_path / "c", "latest", identity=identity, like=42, warn=silent)
+            checkpoint.restore(
+                tmp_path / "c", "latest", differing=partial(differing, other), like=np.zeros(3), warn=silent
+            )
+    grown = replace(run, config=Config(epochs=5))
+    checkpoint.restore(tmp_path / "c", 1, differing=partial(differing, grown), warn=silent)
 
 
 def test_missing_steps_are_named(two: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="step=7 has no checkpoint .* one of: 5, 10"):
-        checkpoint.restore(two, 7, identity={}, warn=silent)
+        checkpoint.restore(two, 7, warn=silent)
     with pytest.raises(InputError, match="no checkpoint yet"):
-        checkpoint.restore(tmp_path, "latest", identity={}, warn=silent)
+        checkpoint.restore(tmp_path, "latest", warn=silent)
 
 
 def test_leftovers_of_a_kill_are_no_checkpoints(two: Path, tmp_path: Path) -> None:
     shutil.copytree(two, tmp_path / "c")
     shutil.copytree(two / "10", tmp_path / "c" / ".saving-15")
     shutil.copytree(two / "10", tmp_path / "c" / ".deleting-3")
-    assert checkpoint.restore(tmp_path / "c", "latest", identity={}, warn=silent)[0] == 10
+    assert checkpoint.restore(tmp_path / "c", "latest", warn=silent)[0] == 10
     checkpoint.clean(tmp_path / "c")
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["10", "5"]
 
 
+def test_a_save_goes_over_what_a_killed_save_left(state: TrainState, tmp_path: Path) -> None:
+    (tmp_path / "c" / ".saving-5" / "state").mkdir(parents=True)
+    (tmp_path / "c" / ".saving-5" / "state" / "half").write_text("half")
+    checkpoint.save(tmp_path / "c", 5, state, info(), keep=2)
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["5"]
+    assert not (tmp_path / "c" / "5" / "state" / "half").exists()
+
+
 def test_a_vanished_workdir_is_not_recreated(state: TrainState, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="step 5 could not be saved .*there is no earlier one"):
+    with pytest.raises(RunError, match="step 5 could not be saved .*no earlier checkpoint is there"):
         checkpoint.save(tmp_path / "gone" / "checkpoints", 5, state, info(), keep=2)
     assert not (tmp_path / "gone").exists()
 
@@ -180,19 +206,19 @@ def test_saved_on_eight_devices_loads_on_one_and_the_reverse(state: TrainState, 
     eight = eight.replace(params=eight.params | {"dense_1": eight.params["dense_1"] | {"kernel": sharded}})
     checkpoint.save(tmp_path / "c", 1, eight, info(), keep=1)
     like = jax.eval_shape(lambda: state)
-    _, got, _ = checkpoint.restore(tmp_path / "c", 1, like=like, identity={}, warn=silent)
+    _, got, _ = checkpoint.restore(tmp_path / "c", 1, like=like, warn=silent)
     assert_trees_equal(got, state)
     code = f"""
-from mnist_flax.workdir import checkpoint
+from mnist_flax.workdir import checkpoint, checksums
 from pathlib import Path
 import jax
 assert len(jax.devices()) == 1
-_, got, _ = checkpoint.restore(Path({str(tmp_path / "c")!r}), 1, identity={{}}, warn=print)
+_, got, _ = checkpoint.restore(Path({str(tmp_path / "c")!r}), 1, warn=print)
 checkpoint.save(Path({str(tmp_path / "one")!r}), 1, got, {info()!r}, keep=1)
 """
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     subprocess.run([sys.executable, "-c", code], check=True, env=env)
-    _, back, _ = checkpoint.restore(tmp_path / "one", 1, like=like, identity={}, warn=silent)
+    _, back, _ = checkpoint.restore(tmp_path / "one", 1, like=like, warn=silent)
     assert_trees_equal(placement.replicate(back, mesh), state)
 
 
@@ -206,9 +232,9 @@ def test_metadata_that_names_another_device_loads(two: Path, tmp_path: Path) -> 
             file.write_bytes(content.replace(b"cpu:0", b"cuda:7"))
             changed += 1
     assert changed
-    (path / "SHA256SUMS").write_text(checkpoint._sums(path))
-    _, got, _ = checkpoint.restore(tmp_path / "c", 10, identity={}, warn=silent)
-    assert_trees_equal(got, checkpoint.restore(two, 10, identity={}, warn=silent)[1])
+    (path / "SHA256SUMS").write_text(checksums.of(path))
+    _, got, _ = checkpoint.restore(tmp_path / "c", 10, warn=silent)
+    assert_trees_equal(got, checkpoint.restore(two, 10, warn=silent)[1])
 
 
 @pytest.mark.parametrize("what", ["pipe", "directory that holds itself"])
@@ -218,8 +244,53 @@ def test_what_is_not_a_file_is_damage(what: str, two: Path, tmp_path: Path) -> N
     os.mkfifo(odd) if what == "pipe" else odd.symlink_to("..")
     told: list[str] = []
     with alarm(20):
-        step, *_ = checkpoint.restore(tmp_path / "c", "latest", identity={}, warn=told.append, set_aside=True)
+        step, *_ = checkpoint.restore(tmp_path / "c", "latest", warn=told.append, set_aside=True)
     assert step == 5 and "is damaged (state/odd is not a file); set aside as" in told[0]
+
+
+def test_what_is_far_too_large_is_not_copied(two: Path, tmp_path: Path) -> None:
+    shutil.copytree(two, tmp_path / "c")
+    (tmp_path / "c" / "10" / "odd").touch()
+    os.truncate(tmp_path / "c" / "10" / "odd", 2**40)  # takes no space, but a copy would
+    told: list[str] = []
+    with alarm(20):
+        assert checkpoint.restore(tmp_path / "c", "latest", warn=told.append)[0] == 5
+    assert re.search("10 is damaged .it has 1,099,511,.* bytes, and one of this run at most 1,073,741,824", told[0])
+
+
+@pytest.mark.parametrize("change", ["one more row", "another order"])
+def test_arrays_of_other_shapes_are_refused(
+    change: str, state: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before they are loaded, unless all shapes are there: zeros can have any size in a small file."""
+    like = jax.eval_shape(lambda: state)
+    params = jax.tree.map(np.asarray, state.params)
+    first, last = params["dense_1"], params["dense_3"]
+    if change == "one more row":
+        first["kernel"] = np.concatenate([first["kernel"], first["kernel"][:1]])
+        monkeypatch.setattr(checkpoint.ocp, "load", None)
+    else:
+        first["bias"], last["bias"] = last["bias"], first["bias"]
+    checkpoint.save(tmp_path / "c", 1, dataclasses.replace(state, params=params), info(), keep=2)
+    with pytest.raises(RunError, match="cannot be loaded.*its arrays have other shapes than the run's"):
+        checkpoint.restore(tmp_path / "c", "latest", like=like, warn=silent)
+
+
+def test_a_copy_of_what_may_only_be_read_is_removed(two: Path, tmp_path: Path) -> None:
+    """Even by a process that is not root: the copy's own directories may be written."""
+    shutil.copytree(two, tmp_path / "c")
+    for path in [*(tmp_path / "c").rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    modes = []
+
+    def note(copy: Path) -> str:
+        modes.extend(path.stat().st_mode & 0o200 for path in [copy, *copy.rglob("*")])
+        return "seen"
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RunError, match="seen"):
+        patch.setattr(checksums, "damage", note)
+        checkpoint.restore(tmp_path / "c", 10, warn=silent)
+    assert len(modes) > 5 and all(modes)
 
 
 @pytest.mark.parametrize(
@@ -240,9 +311,9 @@ def test_a_checkpoint_that_does_not_load_although_its_sums_fit_is_one_line(
     text = (path / name).read_text()
     assert old in text
     (path / name).write_text(text.replace(old, new))
-    (path / "SHA256SUMS").write_text(checkpoint._sums(path))
+    (path / "SHA256SUMS").write_text(checksums.of(path))
     with pytest.raises(RunError, match=f"{path} cannot be loaded, though its sums are right") as caught:
-        checkpoint.restore(tmp_path / "c", "latest", identity={"data": {}}, warn=silent, set_aside=True)
+        checkpoint.restore(tmp_path / "c", "latest", differing=lambda info: [], warn=silent, set_aside=True)
     assert "\n" not in str(caught.value) and checkpoint.steps(tmp_path / "c") == [5, 10]
 
 
@@ -308,4 +379,27 @@ def test_a_name_that_is_not_how_a_step_is_written_is_no_checkpoint(two: Path, tm
     shutil.rmtree(tmp_path / "c" / "10")
     shutil.copytree(two / "10", tmp_path / "c" / name)
     with alarm(5):
-        assert checkpoint.restore(tmp_path / "c", "latest", identity={}, warn=silent)[0] == 5
+        assert checkpoint.restore(tmp_path / "c", "latest", warn=silent)[0] == 5
+
+
+@pytest.mark.parametrize("at", range(10))
+def test_a_checkpoint_that_is_removed_while_it_is_read_is_gone(
+    at: int, two: Path, state: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a training that goes on, before the directory in it with this number is listed; the next one is read."""
+    shutil.copytree(two, directory := tmp_path / "c")
+    scandir, count = os.scandir, 0
+
+    def scandir_later(path: Any) -> Any:
+        nonlocal count
+        if str(path).startswith(str(directory / "10")):
+            count += 1
+            if count == at + 1:
+                shutil.rmtree(directory / "10")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir_later)
+    step, got, _ = checkpoint.restore(directory, "latest", like=state, warn=silent)
+    assert step == (5 if count > at else 10)
+    assert_trees_equal(got, moved(state, step))
+    assert at > 5 or count > at

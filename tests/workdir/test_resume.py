@@ -12,19 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY_FLAGS, Command, Tiny, assert_trees_equal
+from conftest import TINY_FLAGS, Command, assert_trees_equal
 
 import mnist_flax
-from mnist_flax import inference, train
+from mnist_flax import inference
 from mnist_flax.config import Config
 from mnist_flax.errors import InputError, RunError
-from mnist_flax.loop import Event
-from mnist_flax.metrics import Metrics
 from mnist_flax.monitor.async_writer import AsyncWriter
 from mnist_flax.process import cli, files
-from mnist_flax.state import TrainState
-from mnist_flax.workdir import checkpoint, claim, resume, run_info
-from mnist_flax.workdir.resume import new_history
+from mnist_flax.train import __main__ as train
+from mnist_flax.workdir import checkpoint, claim, run_info
 
 FLAGS = [*TINY_FLAGS, "--epochs", "12", "--checkpoint-every", "5", "--keep", "3"]
 TOTAL = 12 * 13
@@ -57,7 +54,7 @@ def wait_for_step(process: subprocess.Popen, path: Path, step: int) -> None:
 def result_of(path: Path) -> tuple[dict, list[dict]]:
     """The final state, and the metrics without their timings."""
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    step, state, info = checkpoint.restore(path / "checkpoints", "latest", identity={}, warn=pytest.fail)
+    step, state, info = checkpoint.restore(path / "checkpoints", "latest", warn=pytest.fail)
     assert step == TOTAL and info["history"] == lines
     return state, [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 
@@ -147,6 +144,19 @@ def test_a_second_process_is_told_who_holds_the_workdir(tmp_path: Path) -> None:
     kill(third)
 
 
+@pytest.mark.parametrize("note", [b"\xff", b"", b"x" * 1000])
+def test_a_holder_may_have_left_any_note(note: bytes, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "exp")
+    (tmp_path / "exp" / ".lock").write_bytes(note)
+    run = run_info.read(tmp_path / "exp")
+    with (
+        files.lock(tmp_path / "exp" / ".lock"),
+        pytest.raises(claim.InUse, match="in use by (another process|x{200});"),
+        claim.claim(tmp_path / "exp", run),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("left", ["checkpoint", "nothing"])
 def test_a_damaged_checkpoint_is_set_aside(straight: Path, tmp_path: Path, command: Command, left: str) -> None:
     path = tmp_path / "exp"
@@ -187,7 +197,7 @@ def test_not_finite_stops_and_keeps_the_last_good_checkpoint(command: Command, t
     assert result.returncode == 1 and result.stderr.startswith("error: not finite ")
     assert result.stderr.count("\n") == 1 and "learning_rate" in result.stderr
     for step in checkpoint.steps(tmp_path / "exp" / "checkpoints"):
-        _, state, _ = checkpoint.restore(tmp_path / "exp" / "checkpoints", step, identity={}, warn=pytest.fail)
+        _, state, _ = checkpoint.restore(tmp_path / "exp" / "checkpoints", step, warn=pytest.fail)
         assert all(np.isfinite(leaf).all() for leaf in [*state["params"]["dense_1"].values()])
 
 
@@ -222,7 +232,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_good_checkpoint(full_disk: P
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1 and "No space left" in result.stderr
     saved = checkpoint.steps(path / "checkpoints")
     assert f"the last good checkpoint is {path}/checkpoints/{saved[-1]}" in result.stderr
-    assert checkpoint.restore(path / "checkpoints", "latest", identity={}, warn=pytest.fail)[0] == saved[-1]
+    assert checkpoint.restore(path / "checkpoints", "latest", warn=pytest.fail)[0] == saved[-1]
 
 
 @pytest.mark.parametrize("delay", [0.3, 0.9])
@@ -296,32 +306,6 @@ def test_a_renamed_checkpoint_is_refused(finished: Path, command: Command, tmp_p
     assert checkpoint.steps(saved) == [26]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"history": None},
-        {"history": [7]},
-        {"history": [{"step": 13, "split": "eval", "accuracy": "0.9", "epoch": 1, "examples": 9}]},
-        {"best_step": "13"},
-        {"running": {"totals": {"examples": 1}, "seconds": 0.5}},
-    ],
-)
-@pytest.mark.parametrize("step", ["latest", "best"])
-def test_a_history_that_is_not_one_is_refused(step: str, change: dict, tmp_path: Path, tiny: Tiny) -> None:
-    """Its sums are right: whoever wrote the checkpoint made them."""
-    data = {"image_shape": [28, 28, 1], "class_names": [*"0123456789"], "train_examples": 200, "eval_examples": 9,
-            "sha256": {}, "data_dir": "/"}  # fmt: skip
-    run = run_info.new(tiny.config, data)
-    checkpoint.save(tmp_path / "checkpoints", 0, tiny.init(tiny.hparams()), new_history(run) | {"best_step": 0}, keep=3)
-    file = tmp_path / "checkpoints" / "0" / "_CHECKPOINT_METADATA"
-    tree = json.loads(file.read_text())
-    tree["custom_metadata"] |= change
-    file.write_text(json.dumps(tree))
-    (tmp_path / "checkpoints" / "0" / "SHA256SUMS").write_text(checkpoint._sums(file.parent))
-    with pytest.raises(RunError, match="checkpoints/0 holds no history of a run"):
-        resume.load(tmp_path, run, step, warn=pytest.fail)
-
-
 @pytest.mark.parametrize("field", ["precision", "image_shape"])
 def test_a_setting_that_only_the_checkpoint_has_is_missed(field: str, command: Command, tmp_path: Path) -> None:
     path = tmp_path / "exp"
@@ -383,32 +367,6 @@ def test_a_newer_directory_is_refused(finished: Path, command: Command, tmp_path
     assert result.returncode == 2 and "was written by a newer version (format 2, and this one knows 1)" in result.stderr
 
 
-def test_best_means_the_best_that_was_saved(tmp_path: Path, tiny: Tiny) -> None:
-    """A sweep does not save its members after every epoch."""
-    data = {"image_shape": [28, 28, 1], "class_names": [*"0123456789"], "train_examples": 200, "eval_examples": 9,
-            "sha256": {}, "data_dir": "/"}  # fmt: skip
-    run, state = run_info.new(tiny.config, data), tiny.init(tiny.hparams())
-    run_info.write(tmp_path, run)
-
-    def at(step: int) -> TrainState:
-        return state.replace(step=np.array(step, np.int32))
-
-    history, said = new_history(run), []
-    for step, accuracy in ((13, 0.97), (26, 0.99), (39, 0.98)):
-        line = {"step": step, "epoch": step // 13, "split": "eval", "accuracy": accuracy, "examples": 9}
-        history = history | {"history": [*history["history"], line], "best_step": min(step, 26)}
-        if step != 26:
-            checkpoint.save(tmp_path / "checkpoints", step, at(step), history | {"best_step": None}, keep=3)
-    checkpoint.save(tmp_path / "checkpoints", 52, at(52), history, keep=3)
-    assert resume.load(tmp_path, run, "best", warn=said.append).step == 39
-    assert said == [f"the best step of {tmp_path}, 26, was not saved; step 39 is the best that was"]
-    empty = new_history(run)
-    (tmp_path / "none").mkdir()
-    checkpoint.save(tmp_path / "none" / "checkpoints", 5, at(5), empty, keep=3)
-    with pytest.raises(InputError, match="no best checkpoint before the first evaluation"):
-        resume.load(tmp_path / "none", run, "best", warn=pytest.fail)
-
-
 @pytest.mark.parametrize(
     "name", ["figures", "tensorboard", "evaluation.json", "metrics.jsonl", "checkpoints/13", ".saved"]
 )
@@ -427,15 +385,6 @@ def test_a_link_inside_leads_nowhere(name: str, finished: Path, command: Command
         assert result.returncode == 2 and result.stderr.count("\n") == 1, result
         assert f"has a symbolic link, {Path(name).name}; put what it points to in its place" in result.stderr
     assert outside.read_text() == "mine" if outside.is_file() else [p.name for p in outside.iterdir()] == ["mine"]
-
-
-def test_the_best_step_is_the_first_of_the_highest_accuracy(tiny: Tiny) -> None:
-    history: dict = {"history": [], "best_step": None, "running": None}
-    for epoch, correct in enumerate((7, 9, 9, 8), start=1):
-        sums = Metrics(*(np.array([value]) for value in (1.0, 0.1, correct, 10, 0.0)))
-        event = Event(13 * epoch, epoch, None, sums, 1.0, sums, None, 0.5)
-        resume.update_history(history, event, tiny.config, tiny.program)
-    assert history["best_step"] == 26 and len(history["history"]) == 8
 
 
 def test_the_writer_has_every_message_before_a_checkpoint_is_saved(
