@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from mnist_flax.errors import InputError
-from mnist_flax.settings import LATER, SHARED, Between, Layers, Matches, settings_of
+from mnist_flax.settings import KINDS, LATER, SHARED, Between, Layers, Matches, settings_of
 
 _RESTORE = "restore it or choose another --workdir"
 _TINY, _HUGE, _BELOW_1 = 1e-30, 1e30, 1 - 2**-24  # well inside float32, whose largest number below 1 is the last
@@ -118,6 +118,14 @@ def flatten(config: Config) -> dict[str, Any]:
     return values | {name: getattr(config, name) for name in settings_of(Config)}
 
 
+def without_effect(config: Config) -> list[str]:
+    """What is set and changes nothing, a sentence each: `l2` without `l2_layers`, `max_norm` without its layers."""
+    defaults = Hyperparams()
+    strengths = {"l2": config.l2_layers, "max_norm": config.max_norm_layers}
+    values = {name: getattr(config.hparams, name) for name, layers in strengths.items() if not layers}
+    return [f"{n}={v} has no effect: {n}_layers is empty" for n, v in values.items() if v != getattr(defaults, n)]
+
+
 def to_json(config: Config) -> dict[str, Any]:
     """The whole config as plain JSON values, but for defaults that are marked `LATER`; `from_json` is its inverse."""
     return {"hparams": _written(config.hparams)} | _written(config)
@@ -163,7 +171,8 @@ def _read(cls: type, tree: object, where: str, remedy: str) -> dict[str, Any]:
                 raise TypeError
             values[name] = table[name].from_json(value) if name in table else value
         except TypeError:
-            raise InputError(f"{where}: {name}={value!r:.60} has the wrong type; {remedy}") from None
+            kind = KINDS[table[name].kind] if name in table else "an object"
+            raise InputError(f"{where}: {name}={value!r:.60} has the wrong type, not {kind}; {remedy}") from None
         except OverflowError:
             raise InputError(f"{where}: {name} is out of range; {remedy}") from None
     return values

@@ -1,6 +1,6 @@
 """The loop over calls: K training steps a call, one evaluation an epoch.
 
-    for event in fit(driver, state, start=0, plan=plan, needs_state=lambda: False):
+    for event in run(driver, state, start=0, plan=plan, needs_state=lambda: False):
         ...  # every call ends in an event: log it, save `event.state`, or stop
 
 One loop serves a lone run, a population, many devices and many hosts, since it never looks inside the state.
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mnist_flax.compiled import Driver
 from mnist_flax.config import Config
+from mnist_flax.drivers import Driver
 from mnist_flax.metrics import Metrics
 
 
@@ -53,7 +53,7 @@ class Event(NamedTuple):
     evaluation_seconds: float
 
 
-def fit(driver: Driver, state: Any, *, start: int, plan: Plan, needs_state: Callable[[], bool]) -> Iterator[Event]:
+def run(driver: Driver, state: Any, *, start: int, plan: Plan, needs_state: Callable[[], bool]) -> Iterator[Event]:
     """Train from step `start` to the end of the plan.
 
     Between two saves the device never waits for the host: a call begins before the numbers of the last one are fetched.

@@ -5,12 +5,14 @@ variables = model.init(jax.random.key(0), images)
 logits = model.apply(variables, images)  # [N, num_classes]
 """
 
+import math
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -160,7 +162,29 @@ class Dropout(nn.Module):
         """Zero a share `rate` of `x` [B, units] and scale the rest by 1 / (1 - rate). Needs the rng `dropout`."""
         keep = 1.0 - jnp.asarray(rate)
         batch, units = x.shape
-        words = jax.random.bits(self.make_rng("dropout"), (batch, -(-units // 2)), jnp.uint32)
-        halves = jnp.concatenate([words >> 16, words & 0xFFFF], axis=1)[:, :units]
-        kept = halves < jnp.round(keep * 65536).astype(jnp.uint32)
+        # The barrier keeps XLA from computing the words once for each half.
+        words = jax.lax.optimization_barrier(random_bits(self.make_rng("dropout"), (batch, -(-units // 2))))
+        limit = jnp.round(keep * 65536).astype(jnp.uint32)
+        kept = jnp.concatenate([words >> 16 < limit, words & 0xFFFF < limit], axis=1)[:, :units]
         return jnp.where(kept, x / keep, 0).astype(x.dtype)
+
+
+def random_bits(key: Array, shape: tuple[int, ...]) -> Array:
+    """Random uint32 of a shape: the bits of `jax.random.bits`, written so that CPUs compute them in one pass.
+
+    JAX's own are a loop there, of which each turn is a pass. This is Threefry-2x32 in 20 rounds (Salmon et al., SC
+    2011) of the numbers from 0. Other kinds of keys get JAX's.
+    """
+    if str(jax.random.key_impl(key)) != "threefry2x32" or not jax.config.jax_threefry_partitionable:  # pyright: ignore
+        return jax.random.bits(key, shape, jnp.uint32)
+    first, second = jax.random.key_data(key)
+    keys = first, second, first ^ second ^ np.uint32(0x1BD11BDA)
+    x = jnp.broadcast_to(keys[0], shape)
+    y = jax.lax.iota(np.uint32, math.prod(shape)).reshape(shape) + keys[1]
+    for turn in range(5):
+        for rotation in (13, 15, 26, 6) if turn % 2 == 0 else (17, 29, 16, 24):
+            x = x + y
+            y = x ^ (y << rotation | y >> 32 - rotation)
+        x = x + keys[(turn + 1) % 3]
+        y = y + keys[(turn + 2) % 3] + np.uint32(turn + 1)
+    return x ^ y

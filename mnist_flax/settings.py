@@ -51,6 +51,9 @@ class Matches(NamedTuple):
     example: str
 
 
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a list of numbers"}
+
+
 class Setting(NamedTuple):
     """One row of the table."""
 
@@ -93,7 +96,9 @@ class Setting(NamedTuple):
                 last = len(config.widths) + output
                 ok = numbers is not None and all(1 <= layer <= last for layer in numbers)
                 unique = ok and len(set(numbers or ())) == len(value)
-                return "" if unique else f"different layers from 1 to {last} (for widths={config.widths}), or none"
+                flag = f"--{self.name.replace('_', '-')}"
+                remedy = f"different layers from 1 to {last} (for widths={config.widths}), or {flag} alone for none"
+                return "" if unique else remedy
             case Matches(pattern, example):
                 return "" if isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII) else example
         if self.choices:

@@ -1,20 +1,17 @@
 """Log a run while it trains: to the terminal, to `metrics.jsonl`, and to the async writer."""
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from rich.box import SIMPLE
 
 from mnist_flax.config import Config
 from mnist_flax.loop import Event
 from mnist_flax.monitor.async_writer import AsyncWriter, EpochDone, StepScalars
 from mnist_flax.process.files import append_line
-from mnist_flax.process.terminal import Progress, say
+from mnist_flax.process.terminal import Progress, say, table
 from mnist_flax.program import Program
 from mnist_flax.state import inference_variables
 from mnist_flax.steps import GRADIENT_NORM_EVERY
@@ -37,8 +34,12 @@ class RunLog:
         self._unsent: list[dict[str, np.ndarray]] = []  # scalars by step
         self._last, self._sent_at = 0, time.monotonic()
 
+    def use(self, config: Config) -> None:
+        """Log the learning rate of this config from now on."""
+        self._config = config
+
     def update(self, event: Event, progress: Progress) -> None:
-        """Report a call of `loop.fit`; after an epoch's last one, also the epoch."""
+        """Report a call of `loop.run`; after an epoch's last one, also the epoch."""
         name = f"epoch {event.epoch}/{self._config.epochs}"
         so_far, lines = update_history(self.history, event, self._config, self._program)
         progress.update(event.step, f"{name}  loss {so_far['loss']:.4f}  accuracy {so_far['accuracy']:.4f}")
@@ -95,19 +96,10 @@ class RunLog:
         )
 
 
-def print_run_summary(run: RunInfo, program: Program, start: int) -> None:
+def print_run_summary(run: RunInfo, program: Program, variables: dict[str, Any], start: int) -> None:
     """Print the network, the data and the devices of a run that starts, or resumes, at step `start`."""
     config, data = run.config, run.data
-    summary = program.model.tabulate(
-        {"params": jax.random.key(0), "dropout": jax.random.key(0)},
-        jnp.zeros((config.batch_size, *program.image_shape), jnp.uint8),
-        dropout_rate=config.hparams.dropout_rate,
-        train=True,
-        console_kwargs={"force_terminal": False, "width": shutil.get_terminal_size((100, 24)).columns},
-        table_kwargs={"box": SIMPLE, "padding": (0, 1, 0, 0)},  # narrow: shapes fit on 80 columns
-        column_kwargs={"overflow": "fold"},
-    )
-    say(summary.strip())
+    say(_network(variables))
     shape = " x ".join(map(str, program.image_shape))
     say(
         f"{config.dataset}: {data['train_examples']:,} training images ({config.train_split}), "
@@ -119,6 +111,25 @@ def print_run_summary(run: RunInfo, program: Program, start: int) -> None:
         f"{_count(config.epochs, 'epoch')} of {_count(program.steps_per_epoch, 'step')} of {config.batch_size} "
         f"on {_count(len(devices), f'{devices[0].platform} device')}{resumed}"
     )
+
+
+def _network(variables: dict[str, Any]) -> str:
+    """The arrays of each layer, in the order of the layers' numbers, and how many numbers that makes."""
+    layers: dict[str, dict[str, Any]] = {}
+    for collection in variables.values():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(collection):
+            *layer, name = (key.key for key in path)
+            layers.setdefault("/".join(layer), {})[name] = leaf
+    rows = [["layer", "arrays", "parameters"]]
+    for layer in sorted(layers, key=lambda name: (int(name.rpartition("_")[2]), "kernel" not in layers[name])):
+        by_size = sorted(layers[layer].items(), key=lambda array: -array[1].size)
+        arrays = [f"{name} {' x '.join(map(str, leaf.shape))}" for name, leaf in by_size]
+        rows.append([layer, ", ".join(arrays), f"{sum(leaf.size for leaf in layers[layer].values()):,}"])
+    leaves = jax.tree.leaves(variables)
+    total, megabytes = sum(leaf.size for leaf in leaves), sum(leaf.nbytes for leaf in leaves) / 1e6
+    statistics = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"]))
+    running = f", {statistics:,} of them BatchNorm's running statistics" if statistics else ""
+    return f"{table(rows, ['parameters'])}\n{total:,} parameters ({megabytes:.1f} MB){running}\n"
 
 
 def _count(n: int, noun: str) -> str:

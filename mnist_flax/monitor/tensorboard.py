@@ -149,7 +149,8 @@ def _histogram(tag: str, values: np.ndarray, bins: int = 64) -> Any:
     """A histogram of float32 [N] in equal bins; `np.histogram`, exact at their edges, takes three times as long."""
     low, high = float(values.min()), float(values.max())
     width = (high - low) / bins or 1.0
-    which = np.minimum(((values - values.min()) * np.float32(1 / width)).astype(np.int32), bins - 1)
+    places = np.nan_to_num((values - values.min()) * np.float32(1 / width))  # a range beyond float32 has no places
+    which = np.clip(places, 0, bins - 1).astype(np.int32)
     moments = float(values.sum(dtype=np.float64)), float(values @ values)
     limits = low + width * np.arange(1, bins + 1)
     return summary.histogram_raw(tag, low, high, len(values), *moments, limits, np.bincount(which, minlength=bins))

@@ -11,6 +11,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mnist_flax.config import flatten
 from mnist_flax.figures import pictures
 from mnist_flax.figures.axes import save
@@ -33,6 +35,7 @@ def main() -> None:
     if "--traceback" not in sys.argv:
         sys.excepthook = _failed
     os.nice(19)  # training comes first
+    np.seterr(all="ignore")  # training itself tells of numbers that overflow
     curves([], "").draw_without_rendering()  # the first figure takes longest: draw one while nothing waits
 
     if isinstance(started := _receive(), RunStarted):

@@ -1,8 +1,10 @@
 """The commands, as a user runs them: real processes, a real workdir."""
 
+import csv
 import json
 import os
 import pty
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from PIL import Image
 
 import mnist_flax
 from mnist_flax import evaluate, metrics
-from mnist_flax.config import Config
+from mnist_flax.config import Config, Hyperparams, without_effect
 from mnist_flax.data import datasets
 from mnist_flax.workdir import run_info
 
@@ -29,6 +31,7 @@ def test_the_workdir_of_a_finished_run(finished: Path) -> None:
     assert sorted(p.name for p in finished.iterdir()) == [
         ".lock",
         ".saved",
+        "README.md",
         "checkpoints",
         "config.json",
         "metrics.jsonl",
@@ -66,7 +69,7 @@ def test_what_a_pipe_gets(command: Command, tmp_path: Path) -> None:
     assert (
         text[-1] == f"test[:203] accuracy: {right} of 203 ({right / 203:.2%}) after 2 epochs. Saved in {tmp_path}/exp"
     )
-    assert any("dense_1" in line and "Dense" in line for line in text)
+    assert any(line.split() == ["dense_1", "kernel", "784", "x", "16,", "bias", "16", "12,560"] for line in text)
 
 
 def cache() -> str:
@@ -143,6 +146,25 @@ def test_evaluate_from_any_directory(command: Command, finished: Path, tmp_path:
     assert (result.returncode, report["step"], report["examples"]) == (0, 13, 50)
 
 
+def test_predictions_and_json(command: Command, finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "exp"
+    shutil.copytree(finished, path)
+    flags = ["--predictions", tmp_path / "p.csv", "--json", "--no-figures"]
+    result = command("evaluate", "--workdir", path, *flags)
+    assert (result.returncode, result.stderr) == (0, "")
+    report = json.loads(result.stdout)
+    low, high = report["accuracy_interval"]
+    assert low < report["accuracy"] < high and report == json.loads((path / "evaluation.json").read_text())
+    rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
+    assert [row["index"] for row in rows] == [str(index) for index in range(203)]
+    assert sum(row["label"] == row["prediction"] for row in rows) == report["correct"]
+    probabilities = np.array([[float(row[f"probability of {digit}"]) for digit in range(10)] for row in rows])
+    assert (probabilities.argmax(axis=1) == [int(row["prediction"]) for row in rows]).all()
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    result = command("evaluate", "--workdir", path, "--predictions", tmp_path / "no" / "p.csv")
+    assert result.returncode == 2 and "no/p.csv' is in no directory; create it" in result.stderr
+
+
 def test_load_and_apply(finished: Path, dataset: datasets.Dataset) -> None:
     model, variables = mnist_flax.load(finished)
     images, labels = dataset.read("test[:203]")
@@ -179,6 +201,14 @@ def test_no_batch_norm_at_all(command: Command, tmp_path: Path) -> None:
              "--eval-split", "test[:10]"]  # fmt: skip
     assert command("train", "--workdir", tmp_path / "exp", *flags).returncode == 0
     assert mnist_flax.load(tmp_path / "exp")[1]["batch_stats"] == {}
+
+
+def test_a_setting_without_effect_is_said(command: Command, tmp_path: Path) -> None:
+    result = command("train", "--workdir", tmp_path / "exp", *TINY_FLAGS, "--epochs", 1, "--max-norm", 2)
+    assert result.stderr == "warning: max_norm=2.0 has no effect: max_norm_layers is empty\n"
+    config = Config(l2_layers=(), hparams=Hyperparams(l2=0.1, max_norm=2.0))
+    lines = ["l2=0.1 has no effect: l2_layers is empty", "max_norm=2.0 has no effect: max_norm_layers is empty"]
+    assert without_effect(config) == lines and without_effect(Config()) == without_effect(Config(l2_layers=())) == []
 
 
 def test_eight_devices_train_and_one_evaluates(command: Command, tmp_path: Path) -> None:
@@ -282,3 +312,22 @@ def test_a_terminal_that_knows_no_colours_nor_letters(finished: Path, command: C
         os.close(follower)
         seen = read_all(leader)
         assert process.wait() == 0 and b"--workdir" in seen and (b"\x1b[" in seen) == (no_color == "")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_may_be_closed(closed: str, tmp_path: Path) -> None:
+    """What is opened next must not take their place: what is printed would land in it."""
+    line = f"{sys.executable} -m mnist_flax.train --workdir exp {' '.join(map(shlex.quote, TINY_FLAGS))} {closed}"
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    result = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert ("Saved in" in result.stdout) == (" >" not in f" {closed}")
+    assert len((tmp_path / "exp" / "metrics.jsonl").read_text().splitlines()) == 4
+    line = f"{sys.executable} -m mnist_flax.evaluate --workdir exp --no-figures {closed}"
+    assert subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True).returncode == 0
+
+
+def test_an_error_that_cannot_be_printed_has_its_exit_code(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "mnist_flax.evaluate", "--workdir", str(tmp_path)]
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(line, stderr=full).returncode == 2
