@@ -1,5 +1,6 @@
 """Let several processes, on one host or many, train one network together."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -63,16 +64,45 @@ def check_same(facts: dict[str, Any]) -> None:
     """Raise `InputError` in every process unless `facts`, JSON values by name, are the same in all of them."""
     if jax.process_count() == 1:
         return
-    text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-    longest = int(np.max(multihost_utils.process_allgather(np.array(len(text)))))
-    padded = np.pad(text, (0, longest - len(text)), constant_values=ord(" "))
-    first, *others = (json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded))
+    first, *others = _gather(facts)
     for process, theirs in enumerate(others, start=1):
         for name in [*first, *(theirs.keys() - first.keys())]:
             mine, its = first.get(name), theirs.get(name)
             if mine != its:
                 problem = f"is {mine!r} in process 0, but {its!r} in process {process}"
+                _wait_before_leaving()
                 raise InputError(f"{name} {problem}; start every process in the same way")
+
+
+@contextlib.contextmanager
+def refused_together() -> Iterator[None]:
+    """What one process raises inside, `InputError`, `RunError` or `OSError`, is raised in all of them."""
+    ours = None
+    try:
+        yield
+    except (InputError, RunError, OSError) as error:
+        if jax.process_count() == 1:
+            raise
+        ours = error
+    if jax.process_count() == 1:
+        return
+    refusals = _gather(ours and [isinstance(ours, InputError), str(ours)])
+    for process, (is_input, text) in ((i, refusal) for i, refusal in enumerate(refusals) if refusal):
+        _wait_before_leaving()
+        raise ours or (InputError if is_input else RunError)(f"process {process}: {text}")
+
+
+def _gather(value: Any) -> list[Any]:
+    """The JSON values of all processes, in their order."""
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    longest = int(np.max(multihost_utils.process_allgather(np.array(len(text)))))
+    padded = np.pad(text, (0, longest - len(text)), constant_values=ord(" "))
+    return [json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]
+
+
+def _wait_before_leaving() -> None:
+    """Return when all processes are here: who outlives process 0 by a moment is aborted, and could not say why."""
+    jax.distributed.shutdown()
 
 
 def stop_signal(call: int, received: int | None) -> int | None:

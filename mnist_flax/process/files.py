@@ -21,7 +21,7 @@ from typing import IO, Any
 from mnist_flax.errors import wrong
 
 _TEMPORARY: set[Path] = set()
-_MOST_JSON = 2**26  # bytes of one JSON file
+MOST_JSON = 2**26  # bytes of one JSON file
 SCRATCH = ".saving-"  # a prefix, since some libraries choose the file format by the suffix
 
 
@@ -110,17 +110,22 @@ def sync(path: Path, *, inside: bool = True) -> None:
         os.close(descriptor)
 
 
-def read_json(path: Path) -> Any:
-    """The JSON of a file; raises `ValueError` if it is not JSON, and `OSError` for a pipe or a device."""
+def read_text(path: Path) -> str:
+    """The text of a file; raises `ValueError` if it is not text, and `OSError` for what may be long or never end."""
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
-    if status.st_size > _MOST_JSON:
+    if status.st_size > MOST_JSON:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return path.read_text()
+
+
+def read_json(path: Path) -> Any:
+    """The JSON of a file; raises `ValueError` if it is not JSON, and `OSError` for what may be long or never end."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_text(path))
     except RecursionError as error:
         raise ValueError(str(error)) from None
 
@@ -191,7 +196,8 @@ def allow_open(number: int) -> bool:
 
 def sha256(path: Path) -> str:
     """The SHA-256 sum of a file's content, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # a part at a time: a file may be larger than the memory
 
 
 def _encode(line: dict[str, Any]) -> str:

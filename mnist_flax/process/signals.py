@@ -66,6 +66,33 @@ class StopSignals:
             _end(signum, frame)
 
 
+class Interrupts:
+    """As `StopSignals`, for `fit` in somebody's program: of Ctrl-C alone, and only inside `deferred()`.
+
+    There the first one lets the block go on until it has saved; the second raises `KeyboardInterrupt` at once.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let the block go on until it can save; only the main thread gets signals, and may handle them."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, self._handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _handle(self, signum: int, _: object) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = signum
+
+
 def end_at_once() -> None:
     """Let any of the signals end the process with one line, until there are `StopSignals`."""
     _install(_end)

@@ -1,9 +1,10 @@
-"""Print lines, warnings and progress to the terminal."""
+"""Print lines, warnings, tables and progress to the terminal."""
 
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -13,6 +14,16 @@ Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 def printable(text: str) -> str:
     r"""Escape what is not printable, as \x1b: in a name it could end the line, or control a terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def open_closed_streams() -> None:
+    """Let a stream that was closed (`>&-`) be /dev/null: else the next file that is opened would be in its place."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number, this one
+            setattr(sys, name, open(number, mode, closefd=False))
 
 
 def say(text: str = "") -> None:
@@ -31,8 +42,33 @@ def mute() -> None:
 
 
 def warn(text: str) -> None:
-    """Print a line on stderr."""
-    print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
+    """Print a warning on stderr."""
+    say_on_stderr(f"warning: {text}")
+
+
+def say_on_stderr(text: str) -> None:
+    """Print a line on stderr; if it cannot be written, all else goes on, and ends, as it would."""
+    with contextlib.suppress(OSError):
+        print(printable(text), file=sys.stderr, flush=True)
+
+
+def table(rows: list[list[str]], numbers: Collection[str], width: int | None = None) -> str:
+    """Columns two blanks apart, those with these titles to the right.
+
+    Columns that would pass `width` go on in a table below, next to the first column again.
+    """
+    columns = []
+    for column in zip(*rows, strict=True):
+        cells = [*map(printable, column)]
+        widest = max(map(len, cells))
+        columns.append([cell.rjust(widest) if cells[0] in numbers else cell.ljust(widest) for cell in cells])
+    tables = [columns[:1]]
+    for column in columns[1:]:
+        used = sum(len(each[0]) + 2 for each in tables[-1])
+        if width and used + len(column[0]) > width and len(tables[-1]) > 1:
+            tables.append(columns[:1])
+        tables[-1].append(column)
+    return "\n\n".join("\n".join("  ".join(line).rstrip() for line in zip(*each, strict=True)) for each in tables)
 
 
 def track(items: Iterable[Any], description: str, total: int) -> Iterator[Any]:

@@ -21,23 +21,32 @@ from mnist_flax.workdir import checkpoint
 
 FLAGS = [*TINY_FLAGS, "--epochs", "4", "--checkpoint-every", "5"]
 ENV = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+# A process that needs three seconds to look at what all have sent.
+LATE = """
+import runpy, time
+from jax.experimental import multihost_utils
+gather = multihost_utils.process_allgather
+multihost_utils.process_allgather = lambda value: (gather(value), time.sleep(3 * value.ndim))[0]
+runpy.run_module("mnist_flax.train", run_name="__main__", alter_sys=True)
+"""
 
 
-def start(path: Path, of_the_second: Sequence[str] = ()) -> list[subprocess.Popen[str]]:
-    """Two processes on one workdir; the second one may have more flags."""
+def start(path: Path, of_the_second: Sequence[str] = (), late: bool = False) -> list[subprocess.Popen[str]]:
+    """Two processes on one workdir; the second one may have more flags, and be late."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
-    line = [sys.executable, "-m", "mnist_flax.train", "--workdir", str(path), *FLAGS, "--distributed"]
-    line += ["--coordinator", coordinator, "--num-processes", "2", "--process-id"]
+    flags = ["--workdir", str(path), *FLAGS, "--distributed"]
+    flags += ["--coordinator", coordinator, "--num-processes", "2", "--process-id"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    lines = [*line, "0"], [*line, "1", *of_the_second]
+    train = [sys.executable, "-m", "mnist_flax.train"]
+    lines = [*train, *flags, "0"], [*([sys.executable, "-c", LATE] if late else train), *flags, "1", *of_the_second]
     return [subprocess.Popen(each, **pipes, text=True, env=ENV) for each in lines]
 
 
 def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     """Of each: exit code, stdout, and of stderr our own lines."""
-    outputs = [process.communicate(timeout=60) for process in processes]
+    outputs = [process.communicate(timeout=240) for process in processes]
     ours = ["\n".join(re.findall(r"^(?:error|warning|stopped).*", err, re.M)) for _, err in outputs]
     return [(p.returncode, out, err) for p, (out, _), err in zip(processes, outputs, ours, strict=True)]
 
@@ -75,7 +84,7 @@ def test_two_processes_are_one_run_and_help_a_third_along(lone: np.ndarray, comm
     both[1].kill()
     began = time.monotonic()
     (code, stdout, stderr), _ = finish(both)
-    assert code == 1 and time.monotonic() - began < 60
+    assert code == 1 and time.monotonic() - began < 120
     assert stderr.startswith("error: ") and "another process of this run has ended" in stderr and "\n" not in stderr
     assert "on 2 cpu devices" in stdout
     alone = command("train", "--workdir", path, *FLAGS)  # a checkpoint of two, in one
@@ -134,8 +143,20 @@ def other_data(dataset: Dataset, directory: Path) -> Path:
 def test_processes_that_were_started_differently_are_refused(what: str, tmp_path: Path, dataset: Dataset) -> None:
     flags = {"seed": ["--seed", "1"], "eval_split": ["--eval-split", "test[:99]"]}
     flags["sha256"] = ["--data-dir", str(other_data(dataset, tmp_path / "data") if what == "sha256" else "")]
-    for code, stdout, stderr in finish(start(tmp_path / "exp", flags[what])):
+    for code, stdout, stderr in finish(start(tmp_path / "exp", flags[what], late=what == "seed")):
         assert code == 2 and "epoch" not in stdout
         assert re.match(rf"error: {what} is .* in process 0, but .* in process 1; start every process", stderr)
         assert stderr.count("\n") == 0
     assert not (tmp_path / "exp").exists()
+
+
+def test_what_one_process_refuses_is_said_by_all(tmp_path: Path) -> None:
+    path = tmp_path / "exp"
+    both = finish(start(path, ["--data-dir", "/proc/missing"]))
+    missing = [f"error: {who}data_dir='/proc/missing' cannot be used " for who in ("process 1: ", "")]
+    assert [(code, text.split("(")[0]) for code, _, text in both] == [(2, text) for text in missing]
+    path.mkdir()
+    with files.lock(path / ".lock", wait=False):
+        both = finish(start(path))
+    used = [f"error: {who}workdir='{path}' is in use by another process; " for who in ("", "process 0: ")]
+    assert [(code, text.split("wait")[0]) for code, _, text in both] == [(2, text) for text in used]
