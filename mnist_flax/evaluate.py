@@ -1,67 +1,142 @@
-"""Evaluate a run on every example of a split, knowing nothing but its directory.
+"""Evaluate a run, or an ensemble of a sweep's networks, on every example of a split.
 
 python -m mnist_flax.evaluate --workdir exp1 --step best
+python -m mnist_flax.evaluate --workdir sweeps/x --ensemble 10
 """
 
+import csv
 import errno
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnist_flax import inference, metrics
 from mnist_flax.data import splits
+from mnist_flax.errors import wrong
 from mnist_flax.process import cli, files
 from mnist_flax.process.signals import StopSignals
-from mnist_flax.process.terminal import say
+from mnist_flax.process.terminal import say, warn
 from mnist_flax.workdir import claim, run_info
+from mnist_flax.workdir.run_info import RunInfo
+from mnist_flax.workdir.sweep_results import Stage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mnist_flax.data.batches import Split
+
+ENSEMBLE = "ensemble"  # a directory in the sweep's
+_SCORES = ("examples", "correct", "accuracy", "accuracy_interval", "cross_entropy", "expected_calibration_error")
 
 
 @dataclass(frozen=True)
 class Args:
-    """Evaluate a run on every example of a split; prints a report, writes it to evaluation.json, and draws figures."""
+    """Evaluate a run on every example of a split; prints a report, writes it to evaluation.json, and draws figures.
+
+    Or, with --ensemble, the mean of the probabilities of several networks of a finished sweep, next to each alone: the
+    report and the figures go to ensemble/ in the sweep's directory.
+    """
 
     workdir: Path
-    """Directory of the run."""
+    """Directory of the run; with --ensemble, of the sweep."""
     step: str = "latest"
     """The checkpoint: latest, best (by accuracy on the run's evaluation split) or a step."""
     split: str | None = None
     """TFDS split. Default: the run's evaluation split."""
+    ensemble: int | None = None
+    """How many networks of a sweep to average, the best by validation first."""
+    stage: Stage | None = None
+    """With --ensemble: networks of the final test, or those of the selection that were kept (KEEP in the experiment
+    file). Default: of the final test, if there was one."""
     figures: bool = True
     """Draw the confusion matrix, the worst mistakes, reliability and the first layer's weights."""
+    predictions: Path | None = None
+    """Also write a CSV file with a line for each example: index, label, prediction, probabilities."""
+    json: bool = False
+    """Print the report as one JSON object."""
     data_dir: Path | None = None
     """Where prepared datasets live. Default: where the run found them, or else the user's cache."""
-    traceback: bool = False  # read from sys.argv by `cli.main`, since parsing itself may fail
-    """Show where an error comes from."""
+
+
+class _Evaluated(NamedTuple):
+    """A network, or an ensemble, on a split."""
+
+    directory: Path  # where the report and the figures go
+    run: RunInfo  # of an ensemble, that of its first network
+    split: "Split"
+    logits: "np.ndarray"  # [N, C]; of an ensemble, the logarithms of its probabilities
+    pictures: "np.ndarray | None"  # of the first layer's weights; None for an ensemble
+    about: dict[str, Any]  # for the report
 
 
 def run(args: Args, signals: StopSignals) -> None:
     """The command."""
     path = args.workdir.expanduser().absolute()
-    info = run_info.read(path)
-    claim.check_entries(path)
-    config, class_names = info.config, info.data["class_names"]
-    splits.check(config.dataset, args.split or config.eval_split)
-    step, model, variables = inference.load_network(path, info, args.step)
-    dataset = inference.find_dataset(info, args.data_dir)
-    split = dataset.read(args.split or config.eval_split)
-    logits = inference.logits_of(model, variables, split.images, config.eval_batch_size)
-    about = {"step": step, "dataset": config.dataset, "split": args.split or config.eval_split}
-    report = about | metrics.evaluation_report(logits, split.labels)
-    _print(report, class_names)
+    inference.check_ensemble_flags(args.ensemble, args.stage, args.step)
+    if args.predictions and not args.predictions.expanduser().absolute().parent.is_dir():
+        raise wrong("predictions", args.predictions, "is in no directory", "create it, or give another path")
+    found = _evaluate_run(args, path) if args.ensemble is None else _evaluate_ensemble(args, path, args.ensemble)
+    class_names, (images, labels) = found.run.data["class_names"], found.split
+    where = {"dataset": found.run.config.dataset, "split": args.split or found.run.config.eval_split}
+    report = found.about | where | metrics.evaluation_report(found.logits, labels)
+    if args.json:
+        say(json.dumps(report | {"class_names": class_names}))
+    else:
+        _print(report, class_names)
+    if args.predictions:
+        files.write_text(args.predictions.expanduser().absolute(), _csv(found.logits, labels, class_names))
+    written = found.directory / "evaluation.json"
     try:
-        files.write_text(path / "evaluation.json", json.dumps(report | {"class_names": class_names}) + "\n")
+        found.directory.mkdir(exist_ok=True)  # of an ensemble; a run's is there
+        files.write_text(written, json.dumps(report | {"class_names": class_names}) + "\n")
         if args.figures:
             from mnist_flax.figures.charts import evaluation_figures
 
-            pictures = model.first_layer_pictures(variables["params"], dataset.image_shape)
-            evaluation_figures(path / "figures", split.images, split.labels, logits, pictures, class_names)
+            figures = found.directory / "figures"
+            evaluation_figures(figures, images, labels, found.logits, found.pictures, class_names)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        say(f"not written: {path} may only be read ({error.strerror})")  # a colleague's run
+        (warn if args.json else say)(f"not written: {path} may only be read ({error.strerror})")  # a colleague's run
         return
-    say(f"written to {path / 'evaluation.json'}" + (f" and {path / 'figures'}" if args.figures else ""))
+    if not args.json:
+        say(f"written to {written}" + (f" and {found.directory / 'figures'}" if args.figures else ""))
+
+
+def _evaluate_run(args: Args, path: Path) -> _Evaluated:
+    """Evaluate the network of a run."""
+    info = run_info.read(path)
+    claim.check_entries(path)
+    splits.check(info.config.dataset, args.split or info.config.eval_split)
+    step, model, variables = inference.load_network(path, info, args.step)
+    dataset = inference.find_dataset(info, args.data_dir)
+    split = dataset.read(args.split or info.config.eval_split)
+    logits = inference.logits_of(model, variables, split.images, info.config.eval_batch_size)
+    pictures = model.first_layer_pictures(variables["params"], dataset.image_shape)
+    return _Evaluated(path, info, split, logits, pictures, {"step": step})
+
+
+def _evaluate_ensemble(args: Args, path: Path, number: int) -> _Evaluated:
+    """Evaluate the mean of the probabilities of a sweep's networks, and each network alone."""
+    stage, networks = inference.load_ensemble(path, number, args.stage)
+    files.check_entries(path, [ENSEMBLE])
+    claim.check_entries(path / ENSEMBLE)
+    info = networks[0].run
+    chosen_on, on = info.config.eval_split, args.split or info.config.eval_split
+    splits.check(info.config.dataset, on)
+    dataset = inference.find_dataset(info, args.data_dir)
+    split = dataset.read(on)
+    pairs = [(network.model, network.variables) for network in networks]
+    each = inference.logits_of_each(pairs, split.images, info.config.eval_batch_size)
+    alone = []
+    for network, logits in zip(networks, each, strict=True):
+        scores = metrics.evaluation_report(logits, split.labels)
+        alone.append({"network": network.name} | {name: scores[name] for name in _SCORES})
+    seen = stage == "selection" and splits.overlap(chosen_on, on, dataset.examples)
+    about = {"stage": stage, "networks": alone, "best_single": alone[0]["network"], "chosen_on_it": seen}
+    return _Evaluated(path / ENSEMBLE, info, split, metrics.log_mean_softmax(each), None, about)
 
 
 def _print(report: dict[str, Any], class_names: list[str]) -> None:
@@ -69,13 +144,18 @@ def _print(report: dict[str, Any], class_names: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    say(
-        f"{report['dataset']} {report['split']}, step {report['step']:,}: "
-        f"{report['correct']:,} of {report['examples']:,} correct ({report['accuracy']:.2%}), "
-        f"cross-entropy {report['cross_entropy']:.4f} nats, "
-        f"expected calibration error {report['expected_calibration_error']:.4f}"
-    )
-    table = Table(title="rows: truth, columns: prediction", box=SIMPLE, padding=(0, 1), title_justify="left")
+    networks = report.get("networks")
+    who = f"mean of {len(networks)} networks ({report['stage']})" if networks else f"step {report['step']:,}"
+    say(f"{report['dataset']} {report['split']}, {who}: {_scores(report)}")
+    if networks:
+        best = f"best single network by validation (of equals, the first), {report['best_single']}"
+        say(f"{best}: {_scores(networks[0])}")
+        accuracies = [network["accuracy"] for network in networks]
+        middle, low, high = sum(accuracies) / len(networks), min(accuracies), max(accuracies)
+        say(f"the single networks: {middle:.2%} correct on average, from {low:.2%} to {high:.2%}")
+    if report.get("chosen_on_it"):
+        say("the networks were chosen by their accuracy on this split: the numbers are too good; give another --split")
+    table = Table(title="rows: truth, columns: prediction", box=SIMPLE, padding=(0, 0, 0, 1), title_justify="left")
     table.add_column("class", justify="left")
     for index in range(len(class_names)):
         table.add_column(str(index), justify="right")
@@ -90,6 +170,27 @@ def _print(report: dict[str, Any], class_names: list[str]) -> None:
     with console.capture() as printed:
         console.print(table)
     say(printed.get())
+
+
+def _scores(scores: dict[str, Any]) -> str:
+    low, high = scores["accuracy_interval"]
+    return (
+        f"{scores['correct']:,} of {scores['examples']:,} correct ({scores['accuracy']:.2%}, "
+        f"95 % interval {low:.2%} to {high:.2%})\n"
+        f"cross-entropy {scores['cross_entropy']:.4f} nats, "
+        f"expected calibration error {scores['expected_calibration_error']:.4f}"
+    )
+
+
+def _csv(logits: "np.ndarray", labels: "np.ndarray", class_names: list[str]) -> str:
+    """Index, label and prediction (both from 0), and the probability of each class, under its name."""
+    file = io.StringIO()
+    out = csv.writer(file, lineterminator="\n")
+    out.writerow(["index", "label", "prediction", *(f"probability of {name}" for name in class_names)])
+    rows = zip(labels.tolist(), logits.argmax(axis=1).tolist(), metrics.softmax(logits).tolist(), strict=True)
+    for index, (label, prediction, probabilities) in enumerate(rows):
+        out.writerow([index, label, prediction, *probabilities])
+    return file.getvalue()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 `evaluation_report` computes what `evaluate` tells from logits, with numpy in float64.
 """
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -61,6 +62,23 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.exp(log_softmax(logits))
 
 
+def log_mean_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of the mean of P networks' probabilities, float64 [N, C], of their logits [P, N, C].
+
+    An ensemble's prediction: Lakshminarayanan et al., NeurIPS 2017, section 2.4. It stands where logits do, since
+    `softmax` of it is the mean.
+    """
+    return np.logaddexp.reduce([log_softmax(each) for each in logits]) - math.log(len(logits))
+
+
+def wilson_interval(correct: int, examples: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy, from 0 to 1 (Wilson, JASA 1927): how far another test set may put it."""
+    z, share = 1.959963984540054, correct / examples  # z: the normal distribution's 97.5 % point
+    middle = (share + z * z / (2 * examples)) / (1 + z * z / examples)
+    half = z * math.sqrt(share * (1 - share) / examples + (z / (2 * examples)) ** 2) / (1 + z * z / examples)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
 class Calibration(NamedTuple):
     """Predictions in bins of confidence, all of one width, as in Guo et al., ICML 2017, section 2: [bins] each."""
 
@@ -84,8 +102,8 @@ def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> Calib
 def evaluation_report(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """All that an evaluation reports, from the logits [N, C] and labels [N] of every example.
 
-    It has examples, correct, accuracy, cross_entropy (nats), expected_calibration_error (15 bins), per_class_accuracy
-    [C] (None for a class without examples) and confusion_matrix [C, C] (rows: truth).
+    It has examples, correct, accuracy, accuracy_interval (95 %), cross_entropy (nats), expected_calibration_error (15
+    bins), per_class_accuracy [C] (None for a class without examples) and confusion_matrix [C, C] (rows: truth).
     """
     predicted, classes = logits.argmax(axis=1), logits.shape[1]
     hit = predicted == labels
@@ -95,6 +113,7 @@ def evaluation_report(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         "examples": len(labels),
         "correct": int(hit.sum()),
         "accuracy": float(hit.mean()),
+        "accuracy_interval": list(wilson_interval(int(hit.sum()), len(labels))),
         "cross_entropy": float(-log_softmax(logits)[np.arange(len(labels)), labels].mean()),
         "expected_calibration_error": calibration(logits, labels).error(),
         "per_class_accuracy": per_class,

@@ -87,6 +87,11 @@ def shard_batches(indices: np.ndarray, mesh: Mesh) -> jax.Array:
     return _place(padded, NamedSharding(mesh, PartitionSpec(None, "data")))
 
 
+def stack(trees: list[Any]) -> Any:
+    """Trees of arrays as one, whose leaves have one more axis, the first."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
 def shard_members(tree: Tree, mesh: Mesh) -> Tree:
     """Split every leaf over the devices along its first axis, the members."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("member")))

@@ -1,6 +1,7 @@
 """A run's network as one file for other programs, which has reproduced the run's own logits before it gets its name.
 
 python -m mnist_flax.export --workdir exp1 --format onnx --out exp1.onnx
+python -m mnist_flax.export --workdir sweeps/x --ensemble 10 --format onnx --out x.onnx
 
 Every file takes raw pixels, 0 to 255; scaling and flattening happen inside. How to open it, and where its metadata is,
 stands in the modules `keras`, `onnx`, `stablehlo` and `html` of this folder.
@@ -11,29 +12,28 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from mnist_flax import inference
 from mnist_flax.config import to_json
 from mnist_flax.errors import InputError, RunError, wrong
+from mnist_flax.inference import LoadedNetwork
 from mnist_flax.process import cli, files
 from mnist_flax.process.signals import Stopped, StopSignals
 from mnist_flax.process.terminal import say
 from mnist_flax.workdir import run_info
 from mnist_flax.workdir.run_info import RunInfo, commit, versions
-
-if TYPE_CHECKING:
-    from mnist_flax.export.network import TrainedNetwork
+from mnist_flax.workdir.sweep_results import Stage
 
 SUFFIXES = {"keras": (".keras", ".h5"), "onnx": (".onnx",), "stablehlo": (".stablehlo",), "html": (".html",)}
 CHECKED = 1000  # examples of the evaluation split
 TOLERANCE = 1e-4  # of a logit
 
-Write = Callable[[Path, "TrainedNetwork", dict[str, Any]], None]
+Write = Callable[[Path, Any, dict[str, Any]], None]  # of a TrainedNetwork; onnx, of a list of them too
 Logits = Callable[[Path, np.ndarray], np.ndarray]
 
 
@@ -48,42 +48,45 @@ class Args:
     """
 
     workdir: Path
-    """Directory of the run."""
+    """Directory of the run; with --ensemble, of the sweep."""
     format: Literal["keras", "onnx", "stablehlo", "html"]
     """keras: any backend; stablehlo: JAX on cpu, cuda, tpu, for six months; html: of 28 x 28 pixels, 10 classes."""
     out: Path
     """The file: .keras or .h5 (keras), .onnx, .stablehlo or .html."""
     step: str = "latest"
     """The checkpoint: latest, best (by accuracy on the run's evaluation split) or a step."""
+    ensemble: int | None = None
+    """How many networks of a sweep to average, the best by validation first; for onnx."""
+    stage: Stage | None = None
+    """With --ensemble: networks of the final test, or those of the selection that were kept (KEEP in the experiment
+    file). Default: of the final test, if there was one."""
     data_dir: Path | None = None
     """Where prepared datasets live. Default: where the run found them, or else the user's cache."""
-    traceback: bool = False  # read from sys.argv by `cli.main`, since parsing itself may fail
-    """Show where an error comes from."""
 
 
 def run(args: Args, signals: StopSignals) -> None:
     """The command: check everything that can be wrong, then write."""
     path, out = args.workdir.expanduser().absolute(), args.out.expanduser().absolute()
-    info = run_info.read(path)
-    _check(args.format, out, info)
-    write, logits_of_file = _functions(args.format)
-    step, _, variables = inference.load_network(path, info, args.step)
+    _check_flags(args, out)
+    (write, logits_of_file), loaded = _functions(args.format), _load(args, path)
+    info = loaded[0].run
     dataset = inference.find_dataset(info, args.data_dir)
     split = dataset.read(info.config.eval_split)
 
     import jax
 
-    from mnist_flax.export.network import TrainedNetwork
-    from mnist_flax.program import make_program
+    from mnist_flax.export.network import logits_of, trained_network
 
-    model = make_program(replace(info.config, precision="float32"), info.data).model  # whatever training multiplied in
-    network = TrainedNetwork(info.config, dataset.image_shape, info.data["class_names"], model, variables)
+    networks = [trained_network(each, dataset.image_shape) for each in loaded]
+    what, whose = (networks[0], "run") if args.ensemble is None else (networks, "ensemble")
     # Some devices multiply float32 matrices in less precision unless told otherwise.
     with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"), signals.deferred():
-        want = inference.logits_of(model, variables, split.images, info.config.eval_batch_size)
-        about = metadata(info, step, want, split.labels)
+        want = logits_of(what, split.images, info.config.eval_batch_size)
+        about = metadata(info, loaded[0].step, want, split.labels)
+        if args.ensemble is not None:
+            about = _metadata_of_ensemble(loaded, about)
         with files.replacing(out) as scratch:
-            write(scratch, network, about)
+            write(scratch, what, about)
             got = logits_of_file(scratch, np.asarray(split.images[:CHECKED]))
             same_shape = got.shape == want[:CHECKED].shape
             difference = float(np.abs(got.astype(np.float64) - want[:CHECKED]).max()) if same_shape else math.inf
@@ -92,14 +95,24 @@ def run(args: Args, signals: StopSignals) -> None:
             if not difference <= TOLERANCE:  # also if it is NaN
                 raise RunError(
                     f"the {args.format} file was written and opened, but a logit of {len(got):,} examples differs "
-                    f"from the run's by {difference:.2g}, more than {TOLERANCE:g}; it was removed"
+                    f"from the {whose}'s by {difference:.2g}, more than {TOLERANCE:g}; it was removed"
                 )
     accuracy = (got.argmax(axis=1) == split.labels[:CHECKED]).mean()
+    which = f"step {loaded[0].step:,}" if args.ensemble is None else f"mean of {len(loaded)} networks"
     say(
-        f"{args.out} ({args.format}, {out.stat().st_size:,} bytes): step {step:,} of {path.name}; "
-        f"opened again, its logits of {len(got):,} examples differ from the run's by {difference:.1e} at most, "
+        f"{args.out} ({args.format}, {out.stat().st_size:,} bytes): {which} of {path.name}; "
+        f"opened again, its logits of {len(got):,} examples differ from the {whose}'s by {difference:.1e} at most, "
         f"{accuracy:.2%} of them correct"
     )
+
+
+def _load(args: Args, path: Path) -> list[LoadedNetwork]:
+    """The run's network, or an ensemble's networks."""
+    if args.ensemble is not None:
+        return inference.load_ensemble(path, args.ensemble, args.stage)[1]
+    info = run_info.read(path)
+    _check_format(args.format, info)
+    return [LoadedNetwork(path.name, info, *inference.load_network(path, info, args.step))]
 
 
 def metadata(run: RunInfo, step: int, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -121,8 +134,21 @@ def metadata(run: RunInfo, step: int, logits: np.ndarray, labels: np.ndarray) ->
     }
 
 
-def _check(format: str, out: Path, run: RunInfo) -> None:
-    """Raise `InputError` for what can be known to be wrong before anything is loaded."""
+def _metadata_of_ensemble(loaded: list[LoadedNetwork], about: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of the first network, but with what each network has for itself in a list, `networks`."""
+    networks = []
+    for each in loaded:
+        own = {"network": each.name, "step": each.step, "commit": each.run.commit, "config": to_json(each.run.config)}
+        networks.append(own | {"trained_under": each.run.versions})
+    return {name: value for name, value in about.items() if name not in networks[0]} | {"networks": networks}
+
+
+def _check_flags(args: Args, out: Path) -> None:
+    """Raise `InputError` for flags that are wrong whatever the run is."""
+    format = args.format
+    inference.check_ensemble_flags(args.ensemble, args.stage, args.step)
+    if args.ensemble is not None and format != "onnx":
+        raise wrong("format", format, "is for one network, not for an ensemble", "give onnx")
     if out.suffix not in SUFFIXES[format]:
         remedy = f"give one ending in {' or '.join(SUFFIXES[format])}"
         raise wrong("out", out, f"is not a name for format={format}", remedy)
@@ -132,6 +158,10 @@ def _check(format: str, out: Path, run: RunInfo) -> None:
         raise InputError(f"out={str(out)!r} cannot be written: no permission to write in {out.parent}")
     if out.is_dir():
         raise wrong("out", out, "is a directory", "give the name of a file")
+
+
+def _check_format(format: str, run: RunInfo) -> None:
+    """Raise `InputError` for a run that a format is not for, before its network is loaded."""
     shape, classes = run.data["image_shape"], len(run.data["class_names"])
     if format == "html" and (shape != [28, 28, 1] or classes > 10):
         problem = f"is for images of [28, 28, 1] and at most 10 classes, and this run's are {shape} and {classes}"

@@ -1,13 +1,17 @@
-"""What an export is given: a run's network at one of its steps."""
+"""What an export is given: a run's network at one of its steps, or the networks of an ensemble."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from mnist_flax import inference
 from mnist_flax.config import Config
 from mnist_flax.errors import InputError
+from mnist_flax.inference import LoadedNetwork
+from mnist_flax.metrics import log_mean_softmax
 from mnist_flax.model import BATCH_NORM_EPSILON, DenseLayer, Network
+from mnist_flax.program import make_program
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,21 @@ class TrainedNetwork:
             name = type(self.model).__name__
             raise InputError(f"this format is for networks of dense layers, and the run's is a {name}; give stablehlo")
         return layers
+
+
+def trained_network(loaded: LoadedNetwork, image_shape: tuple[int, ...]) -> TrainedNetwork:
+    """The network of a run."""
+    config, data = loaded.run.config, loaded.run.data
+    model = make_program(replace(config, precision="float32"), data).model
+    return TrainedNetwork(config, image_shape, data["class_names"], model, loaded.variables)
+
+
+def logits_of(network: TrainedNetwork | list[TrainedNetwork], images: np.ndarray, batch_size: int) -> np.ndarray:
+    """Logits [N, C] of a network; of an ensemble, the logarithms of the mean of its networks' probabilities."""
+    if not isinstance(network, list):
+        return inference.logits_of(network.model, network.variables, images, batch_size)
+    pairs = [(each.model, each.variables) for each in network]
+    return log_mean_softmax(inference.logits_of_each(pairs, images, batch_size))
 
 
 def fold_batch_norm(layers: list[DenseLayer]) -> list[tuple[np.ndarray, np.ndarray]]:

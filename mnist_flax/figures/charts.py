@@ -36,14 +36,14 @@ def evaluation_figures(
     images: np.ndarray,
     labels: np.ndarray,
     logits: np.ndarray,
-    first_layer: np.ndarray,
+    first_layer: np.ndarray | None,
     names: list[str],
 ) -> None:
     """Write confusion.png, mistakes.png, reliability.png and weights.png into a directory, created if it is missing.
 
     mistakes.png is written if there are any; an older one is removed.
     Images are uint8 [N, H, W, C], labels int [N], logits float [N, classes]; `first_layer` is float [units, H, W, C],
-    the incoming weights of the first layer's units.
+    the incoming weights of the first layer's units, or None for an ensemble, which has no weights.png.
     """
     directory.mkdir(exist_ok=True)
     matrix = np.asarray(evaluation_report(logits, labels)["confusion_matrix"])
@@ -52,13 +52,15 @@ def evaluation_figures(
         (directory / "mistakes.png").unlink(missing_ok=True)
     else:
         save(picture, directory / "mistakes.png")
-    save(reliability(logits, labels), directory / "reliability.png")
-    save(weights(first_layer), directory / "weights.png")
+    who = "this network" if first_layer is not None else "this ensemble"
+    save(reliability(logits, labels, who), directory / "reliability.png")
+    if first_layer is not None:
+        save(weights(first_layer), directory / "weights.png")
 
 
 def confusion(matrix: np.ndarray, names: list[str]) -> "Figure":
     """Counts by truth and prediction; the shade is the share of the row, and the diagonal is white."""
-    size = max(5.0, 0.5 * len(names) + 1)
+    size = min(max(5.0, 0.5 * len(names) + 1), 40.0)  # inches: a thousand classes still fit into memory
     figure, axis = open_figure("Confusion: how many of each class are taken for which", size, size)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     np.fill_diagonal(share, 0)
@@ -67,21 +69,22 @@ def confusion(matrix: np.ndarray, names: list[str]) -> "Figure":
     for row, column in np.argwhere(matrix):
         weight = "bold" if row == column else "normal"
         axis.text(column, row, f"{matrix[row, column]}", ha="center", va="center", size=8, weight=weight)
-    axis.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0)
-    axis.set_yticks(range(len(names)), names)
+    rotation = 90 if max(map(len, names)) > 2 else 0
+    axis.set_xticks(range(len(names)), names, rotation=rotation, parse_math=False)  # a name may hold dollar signs
+    axis.set_yticks(range(len(names)), names, parse_math=False)
     axis.set(xlabel="prediction", ylabel="truth")
     return figure
 
 
-def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> "Figure":
+def reliability(logits: np.ndarray, labels: np.ndarray, who: str = "this network", bins: int = 15) -> "Figure":
     """Accuracy against confidence in bins of equal width, and each bin's size (Guo et al., ICML 2017, figure 1)."""
     binned = calibration(logits, labels, bins)
     title = f"Reliability: expected calibration error {binned.error():.4f}; points of 10 examples or more"
     figure, axes = open_grid(title, 2, 1, 5, 5.6, [3, 1])
     some, middle = binned.examples >= 10, (np.arange(bins) + 0.5) / bins
     means = [sums[some] / binned.examples[some] for sums in (binned.confidence, binned.correct)]
-    axes[0].plot([0, 1], [0, 1], "--", color="0.5", label="as sure as it is right")
-    axes[0].plot(*means, "o-", color=COLORS[2], label="this network")
+    axes[0].plot([0, 1], [0, 1], "--", color="0.5", label="confidence = accuracy")
+    axes[0].plot(*means, "o-", color=COLORS[2], label=who)
     axes[0].set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
     axes[0].legend(frameon=False, loc="lower right")
     axes[1].bar(middle, binned.examples, 0.9 / bins, color=COLORS[2])
