@@ -30,6 +30,7 @@ def main() -> None:
         shutil.copy(sweep / name, target / name)
     rows = [json.loads(row) for row in (sweep / "results.jsonl").read_text().splitlines()]
     text = (sweep / "summary.md").read_text()
+    text = text[text.index("Selection: ") :]  # without its title
     seconds = sum(row["seconds"] for row in rows)
     done = f"{len(rows)} networks trained in {seconds / 60:.0f} minutes of population time."
     (RESULTS / f"{sweep.name}.md").write_text(f"{text}\n{done} {as_markdown(about(rows, sweep.name))}.\n")

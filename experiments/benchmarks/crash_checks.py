@@ -87,7 +87,7 @@ class SweepCheck:
 
     def __init__(self, experiment: Path, sweep: Path, calls: list[Call]) -> None:
         self.experiment = experiment_file.load(experiment, None)
-        self.identity = json.loads((sweep / "sweep.json").read_text())
+        self.identity = directory.identity(self.experiment, None)
         # What is found of each member: in an undisturbed sweep, or for those that it removed, when it is first found.
         self.members = {path.name: find_run(read_tree(path)) for path in (sweep / "members").iterdir()}
         # Of a population only those are saved that are among the best when all its members are finished.

@@ -58,8 +58,8 @@ def steps() -> Iterator[Result]:
     import jax
 
     from mnist_flax import placement
-    from mnist_flax.compiled import RunDriver
     from mnist_flax.config import Config
+    from mnist_flax.drivers import RunDriver
 
     precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     for precision in precisions:
@@ -97,8 +97,8 @@ def populations() -> Iterator[Result]:
     """Milliseconds a step and a member, of populations of 1 to 512."""
     import jax
 
-    from mnist_flax.compiled import PopulationDriver
     from mnist_flax.config import Config, Hyperparams
+    from mnist_flax.drivers import PopulationDriver
 
     program, splits = program_and_splits(Config())
     for members in (1, 4, 16, 64, 256, 512):

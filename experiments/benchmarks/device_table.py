@@ -57,18 +57,23 @@ def _populations(rows: list[Result]) -> list[str]:
 
 
 def _rest(found: dict[str, list[Result]]) -> list[str]:
-    """A line for each other part."""
+    """A line for each other part; those of an earlier commit name it."""
     lines = []
     for row in found.get("resume", []):
         with_flags = f"with `XLA_FLAGS={row['flags']}`" if row["flags"] else "without flags"
         compared = row.get("compared", "metrics")  # to the last digit
         words = {True: f"the same {compared}", False: f"other {compared}"}
         again, resumed = (words[row["same_bits"][name]] for name in ("again", "resumed"))
-        killed = f"a run killed after {row['killed_at'][0]} steps and resumed has {resumed} as a straight one"
+        than = "as" if row["same_bits"]["resumed"] else "than"
+        killed = f"a run killed after {row['killed_at'][0]} steps and resumed has {resumed} {than} a straight one"
         lines.append(f"- {with_flags}: {killed}; a second straight one has {again}")
     for row in found.get("workers", []):
         done = f"{len(row['accuracy'])} members in {row['wall']:.0f} s" if not row["exit_code"] else row["said"]
-        lines.append(f"- a sweep by {row['workers']} worker{'s' * (row['workers'] > 1)} on one card: {done}")
+        lines.append(f"- a sweep by {row['workers']} worker{'s' * (row['workers'] > 1)} on one card: {done}{_at(row)}")
     for row in found.get("tests", []):
-        lines.append(f"- {', '.join(row['tests'])}: {len(row['failed'])} tests failed")
+        lines.append(f"- {', '.join(row['tests'])}: {len(row['failed'])} tests failed{_at(row)}")
     return lines
+
+
+def _at(row: Result) -> str:
+    return f" (commit `{row['commit']}`)" if "commit" in row else ""

@@ -88,7 +88,7 @@ def latest_step(path: Path) -> int:
 
 def final(path: Path) -> Final:
     """Every array of the last checkpoint, and the metrics without their timings."""
-    _, state, _ = checkpoint.restore(claim.checkpoints_dir(path), "latest", identity={}, warn=print)
+    _, state, _ = checkpoint.restore(claim.checkpoints_dir(path), "latest", warn=print)
     lines = [json.loads(row) for row in claim.metrics_file(path).read_text().splitlines()]
     return jax.tree.leaves(state), [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
 

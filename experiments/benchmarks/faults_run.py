@@ -88,7 +88,7 @@ def damages(root: Path) -> Iterator[dict]:
     """Every file of the latest checkpoint in every way; a line each."""
     source = claim.checkpoints_dir(straight(root))
     *_, before, latest = checkpoint.steps(source)
-    _, sound, _ = checkpoint.restore(source, before, identity={}, warn=print)
+    _, sound, _ = checkpoint.restore(source, before, warn=print)
     files = sorted(
         file.relative_to(source / str(latest)) for file in (source / str(latest)).rglob("*") if file.is_file()
     )
@@ -102,7 +102,7 @@ def damages(root: Path) -> Iterator[dict]:
             shutil.copytree(source, copy)
             damage(copy / str(latest) / file)
             try:
-                step, state, _ = checkpoint.restore(copy, "latest", identity={}, warn=told_of.append, set_aside=True)
+                step, state, _ = checkpoint.restore(copy, "latest", warn=told_of.append, set_aside=True)
                 right = step == before and same((jax.tree.leaves(state), []), (jax.tree.leaves(sound), []))
                 aside = (copy / f"corrupt-{latest}").is_dir() and bool(told_of)
                 outcome = "named, set aside, the one before loaded" if right and aside else "LOADED WRONG"
