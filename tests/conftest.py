@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forking
 import jax
 import numpy as np
 import pytest
@@ -72,10 +73,16 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def command() -> Command:
-    """Run `python -m mnist_flax.<name> ...` as a user does: one device, a process of its own."""
+    """Run `python -m mnist_flax.<name> ...` as a user does: one device, a process of its own.
+
+    Unless the call changes the environment or the streams, it is forked, see `forking`.
+    """
 
     def run(name: str, *args: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
-        env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | dict(kwargs.pop("env", {}))  # type: ignore
+        env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+        if kwargs.keys() <= {"cwd"}:
+            return forking.run(name, [*map(str, args)], Path(kwargs.get("cwd", Path.cwd())), env)  # type: ignore
+        env |= dict(kwargs.pop("env", {}))  # type: ignore
         line = [sys.executable, "-m", f"mnist_flax.{name}", *map(str, args)]
         return subprocess.run(line, capture_output=True, text=True, env=env, timeout=120, **kwargs)  # type: ignore
 
@@ -109,14 +116,14 @@ def alarm(seconds: int) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def restore_signals() -> Iterator[None]:
-    """Commands run in this process install handlers and an excepthook."""
+    """Commands run in this process install handlers and hooks."""
     before = {s: signal.getsignal(s) for s in STOPPING}
-    hook, wakeup = sys.excepthook, signal.set_wakeup_fd(-1)
+    hooks, wakeup = (sys.excepthook, sys.unraisablehook), signal.set_wakeup_fd(-1)
     yield
     signal.set_wakeup_fd(wakeup)
     for signum, handler in before.items():
         signal.signal(signum, handler)
-    sys.excepthook = hook
+    sys.excepthook, sys.unraisablehook = hooks
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import TINY_FLAGS, alarm
 
-from mnist_flax import evaluate, train
+from mnist_flax import evaluate
 from mnist_flax.errors import InputError
 from mnist_flax.process import cli
 from mnist_flax.sweep import __main__ as sweep
+from mnist_flax.train import __main__ as train
 from mnist_flax.workdir import run_info
 
 COMMANDS = {"train": train, "evaluate": evaluate, "sweep": sweep}
@@ -101,6 +102,15 @@ BAD_ARGUMENTS = {
     "evaluate --workdir RUN --step 27": "step=27 has no checkpoint .* one of: 13, 26",
     "evaluate --workdir RUN --split dev": "split='dev' is not a split",
     "evaluate --workdir RUN --data-dir FILE/data": "data_dir=.* cannot be used",
+    "evaluate --workdir RUN --ensemble 3": r"is not a sweep \(it has no sweep.json\); give the --workdir of",
+    "evaluate --workdir NEW --ensemble 3": "is not a sweep",
+    "evaluate --workdir FILE --ensemble 3": "is not a sweep",
+    "evaluate --workdir SWEEP --ensemble 3": "is not a sweep that is known to be finished; run the sweep's",
+    "evaluate --workdir SWEEP --ensemble 1": "ensemble=1 is out of range; give a whole number from 2",
+    "evaluate --workdir SWEEP --ensemble ten": "--ensemble.*'ten'",
+    "evaluate --workdir SWEEP --ensemble 3 --stage last": "'last'.*--stage",
+    "evaluate --workdir SWEEP --ensemble 3 --step best": "step='best' is for one run.*; leave it out",
+    "evaluate --workdir RUN --stage final": "stage='final' is for an ensemble; give --ensemble too",
     "sweep --workdir NEW": "required.*EXPERIMENT|experiment",
     "sweep STUDY.py": "required.*--workdir|--workdir.*required|workdir",
     "sweep NEW.py --workdir NEW": r"experiment='.*' cannot be read \(No such file",
@@ -114,8 +124,8 @@ BAD_ARGUMENTS = {
     "sweep STUDY.py --workdir RUN": "is not a sweep",
     "sweep STUDY.py --workdir FILE": "is not a directory",
     "sweep STUDY.py --workdir FILE/x": "cannot be written",
-    "sweep STUDY.py --workdir SWEEP": "is a sweep with another experiment, base, final, search; give the same",
-    "sweep STUDY.py --workdir SWEEP --storage sqlite:///x.db": "another experiment, base, final, search, storage",
+    "sweep STUDY.py --workdir SWEEP": r"other settings: experiment='STUDY.py' \(there None\), BASE",
+    "sweep STUDY.py --workdir SWEEP --storage sqlite:///x.db": r"learning_rate=0.001 \(there unset\).* and 21 more;",
     "sweep WRONG.py --workdir NEW": r"WRONG.py:5: there is no field 'droput_rate'.*did you mean dropout_rate",
     "sweep PEEKS.py --workdir NEW": "PEEKS.py: split='test' of the selection shares examples with the test's, 'test'",
 }

@@ -18,12 +18,14 @@ WINGS = [
     "monitor",
     "analysis",
     "inference",
+    "train",
     "sweep",
     "export",
+    "compare",
     "commands",
 ]
 CORE = ["errors", "settings", "config", "model", "optimizer", "program", "state", "metrics", "steps", "placement",
-        "compiled", "loop"]  # fmt: skip
+        "compiled", "drivers", "loop"]  # fmt: skip
 ALLOWED = {
     "process": {"errors"},
     "data": {"errors", "process"},
@@ -33,9 +35,11 @@ ALLOWED = {
     "monitor": {"core", "data", "process", "workdir", "figures"},
     "analysis": {"core", "process", "figures"},
     "inference": {"core", "data", "process", "workdir"},
-    "sweep": {"core", "data", "process", "workdir", "analysis", "monitor"},
+    "sweep": {"core", "data", "process", "workdir", "analysis", "monitor", "train"},
     "export": {"core", "process", "workdir", "inference"},
-    "commands": {"core", "data", "process", "workdir", "figures", "monitor", "inference"},
+    "train": {"core", "data", "process", "workdir", "monitor", "inference"},
+    "compare": {"core", "data", "process", "workdir", "figures", "analysis", "inference"},
+    "commands": {"core", "data", "process", "workdir", "figures", "inference"},
 }
 
 
@@ -103,7 +107,7 @@ HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow_datasets", "matplotlib", "
          "tensorflow", "torch"}  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["train", "evaluate", "predict", "sweep", "export"])
+@pytest.mark.parametrize("module", ["train", "evaluate", "predict", "sweep", "export", "data", "compare"])
 def test_help_imports_nothing_heavy(module: str) -> None:
     run = (
         f"sys.argv = ['{module}', '--help']; import runpy; runpy.run_module('mnist_flax.{module}', run_name='__main__')"

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, recall_score
 
-from mnist_flax.metrics import Metrics, evaluation_report, totals_of
+from mnist_flax.metrics import Metrics, add, calibration, evaluation_report, totals_of, wilson_interval
 
 
 @pytest.fixture(scope="module", params=[(1, 10), (203, 10), (5000, 4)])
@@ -50,6 +51,20 @@ def test_calibration_error_equals_its_definition(example: tuple[np.ndarray, np.n
     assert evaluation_report(logits, labels)["expected_calibration_error"] == pytest.approx(error)
 
 
+@pytest.mark.parametrize(("correct", "examples"), [(0, 1), (1, 1), (0, 7), (7, 7), (3, 11), (9_753, 10_000)])
+def test_the_interval_of_an_accuracy_equals_scipys(correct: int, examples: int) -> None:
+    want = binomtest(correct, examples).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(correct, examples) == pytest.approx((want.low, want.high), abs=1e-12)
+
+
+def test_a_guess_among_many_classes_is_in_the_lowest_bin() -> None:
+    logits = np.zeros((6, 20), np.float32)  # a confidence of 1/20, below 1/15
+    logits[3:, 7] = np.log(19 / 9)  # and of 1/10, in the second bin
+    found = calibration(logits, np.full(6, 7))
+    assert found.examples.tolist() == [3, 3, *[0] * 13] and found.correct.tolist() == [0, 3, *[0] * 13]
+    np.testing.assert_allclose(found.confidence[:2], [3 / 20, 3 / 10], rtol=1e-6)
+
+
 def test_huge_logits_stay_finite() -> None:
     got = evaluation_report(np.array([[1e4, 0.0], [0.0, 1e4]], np.float32), np.array([0, 0]))
     assert got["cross_entropy"] == pytest.approx(5000)
@@ -62,5 +77,7 @@ def test_metrics_merge_in_any_order() -> None:
     for _ in range(10):
         parts = np.split(rng.permutation(40), [rng.integers(1, 39)])
         halves = [totals_of(Metrics(*(leaf[part] for leaf in leaves))) for part in parts]
+        both = add(add(None, halves[0]), halves[1])
+        assert both.keys() == whole.keys()
         for name in whole:
-            np.testing.assert_allclose(halves[0][name] + halves[1][name], whole[name], rtol=1e-14)
+            np.testing.assert_allclose(both[name], whole[name], rtol=1e-14)

@@ -11,8 +11,9 @@ import pytest
 from conftest import TINY, Tiny
 
 from mnist_flax.config import Config, StaticConfig
-from mnist_flax.model import MLP, Dropout
+from mnist_flax.model import MLP, Dropout, random_bits
 from mnist_flax.optimizer import kernel_mask, l2_sum
+from mnist_flax.state import Stream, inference_variables, stream_key
 from mnist_flax.steps import take, train_step
 
 
@@ -111,6 +112,45 @@ def test_layers_carry_what_they_are_told() -> None:
     np.testing.assert_allclose(l2_sum(params, StaticConfig(widths=(8, 9), l2_layers=(1, 3)), model), want, rtol=1e-6)
 
 
+def test_batch_norm_has_the_constants_of_keras() -> None:
+    """Momentum 0.99 and epsilon 1e-3, the defaults of Keras's layer."""
+    x = np.array([[0.02, 0.5, 3.0], [0.04, 0.1, 1.0]], np.float32)
+    dense, zero, one = {"kernel": np.eye(3, dtype=np.float32), "bias": np.zeros(3)}, np.zeros(3), np.ones(3)
+    params = {"dense_1": dense, "batch_norm_1": {"scale": one, "bias": zero}, "dense_2": dense}
+    variables = {"params": params, "batch_stats": {"batch_norm_1": {"mean": zero, "var": one}}}
+    apply = partial(MLP((3,), (1,), 3).apply, train=True, mutable=["batch_stats"])
+    logits, updated = jax.jit(apply)(variables, x, rngs={"dropout": jax.random.key(0)})
+    mean, var = x.mean(axis=0), x.var(axis=0)
+    np.testing.assert_allclose(logits, np.maximum((x - mean) / np.sqrt(var + 1e-3), 0), rtol=1e-5, atol=1e-6)
+    after = updated["batch_stats"]["batch_norm_1"]
+    np.testing.assert_allclose(after["mean"], 0.01 * mean, rtol=1e-5)
+    np.testing.assert_allclose(after["var"], 0.99 + 0.01 * var, rtol=1e-5)
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize("shape", [(1,), (128, 256), (3, 5, 7), (0, 4)])
+def test_random_bits_are_those_of_jax(shape: tuple[int, ...], impl: str) -> None:
+    keys = jax.vmap(partial(jax.random.key, impl=impl))(jnp.array([0, 1, 2**31 + 5], jnp.uint32))
+    for key in keys:
+        np.testing.assert_array_equal(random_bits(key, shape), jax.random.bits(key, shape, jnp.uint32))
+    if impl == "threefry2x32":
+        together = jax.vmap(partial(random_bits, shape=shape))(keys)
+        np.testing.assert_array_equal(together, [random_bits(key, shape) for key in keys])
+
+
+def test_the_dropout_masks_of_a_seed_never_change() -> None:
+    """Else a run would not go on as it began after an update of this package. They follow from the layers' names."""
+    ones = {"kernel": np.ones((32, 32), np.float32), "bias": np.zeros(32)}
+    params = {"dense_1": ones, "dense_2": ones, "dense_3": ones}
+    apply = partial(MLP((32, 32), (), 32).apply, dropout_rate=0.5, train=True,
+                    capture_intermediates=lambda module, _: isinstance(module, Dropout))  # fmt: skip
+    key = stream_key(0, Stream.DROPOUT, step=3)
+    _, seen = jax.jit(apply)({"params": params}, np.ones((2, 32)), rngs={"dropout": key})
+    outputs = {name: layer["__call__"][0] for name, layer in seen["intermediates"].items()}
+    kept = {name: np.packbits(np.asarray(output) > 0).tobytes().hex() for name, output in outputs.items()}
+    assert kept == {"dropout_1": "cb2587dbaae2ca8c", "dropout_2": "76bcd6acd81141d1"}
+
+
 def test_no_hidden_layer_is_softmax_regression() -> None:
     model = MLP(widths=(), batch_norm_layers=(), num_classes=3)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 4)))
@@ -194,3 +234,13 @@ def test_a_narrow_product_and_its_gradients_are_those_of_matmul(columns: int) ->
         np.testing.assert_allclose(value, (x @ kernel * into).sum(), rtol=1e-12)
         np.testing.assert_allclose(gradients[0], into @ kernel.T, rtol=1e-12)
         np.testing.assert_allclose(gradients[1], x.T @ into, rtol=1e-12, atol=1e-12)
+
+
+def test_the_dense_layers_are_all_of_them_in_order(tiny: Tiny) -> None:
+    variables = inference_variables(tiny.init(tiny.hparams()))
+    layers = tiny.model.dense_layers(variables)
+    assert layers is not None
+    assert [layer.kernel.shape for layer in layers] == [(784, 16), (16, 16), (16, 10)]
+    assert [layer.bias.shape for layer in layers] == [(16,), (16,), (10,)]
+    assert [layer.batch_norm is not None for layer in layers] == [False, True, False]
+    assert {*(layers[1].batch_norm or {})} == {"scale", "bias", "mean", "var"}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import Tiny
 
-from mnist_flax import compiled, inference, placement
+from mnist_flax import compiled, drivers, inference, placement
 from mnist_flax.config import Config
 from mnist_flax.data import batches, datasets
 from mnist_flax.errors import InputError
@@ -34,6 +34,19 @@ def test_batches_are_split_and_filled_up() -> None:
 def test_a_batch_that_does_not_divide(batch_size: int, remedy: str) -> None:
     with pytest.raises(InputError, match=f"batch_size={batch_size} must be a multiple of the 8 devices; try {remedy}$"):
         placement.data_mesh(batch_size)
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(1, 6), (4, 1), (9, 1)])
+def test_the_cores_that_a_process_may_use_are_shared_among_workers(
+    processes: int, devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container or `taskset` allows six; the machine has more."""
+    changed = {}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*range(6)}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(placement.jax.config, "update", changed.__setitem__)
+    placement.use_cores_as_devices(processes)
+    assert changed == {"jax_num_cpu_devices": devices}
 
 
 def test_alone_a_signal_is_what_was_received() -> None:
@@ -78,7 +91,7 @@ def test_logits_are_those_of_every_example_in_order(dataset: datasets.Dataset) -
     train, test = dataset.read("train[:16]"), dataset.read("test[:203]")
     info = {"image_shape": dataset.image_shape, "class_names": dataset.class_names, "train_examples": 16}
     program = make_program(config, info)
-    driver = compiled.RunDriver(config, program, train, test, placement.data_mesh(16))
+    driver = drivers.RunDriver(config, program, train, test, placement.data_mesh(16))
     scores, logits = driver.evaluate(state := driver.init())
     want = inference.logits_of(program.model, inference_variables(state), test.images, 203)
     np.testing.assert_allclose(logits, want, atol=1e-5)
@@ -107,6 +120,8 @@ def test_memory_is_that_of_the_innermost_group(tmp_path: Path) -> None:
     (inner / "memory.max").write_text("max\n")
     groups = tmp_path / "groups"
     groups.write_text("0::/user/job\n")
+    assert placement._cgroup_limits(groups, tmp_path) == [5000]
+    groups.write_text("0::/user/job:1\n")  # a name may hold colons
     assert placement._cgroup_limits(groups, tmp_path) == [5000]
     groups.write_text("0::/elsewhere/job\n")
     (tmp_path / "memory.max").write_text("7000\n")

@@ -31,10 +31,11 @@ import dataclasses, json, shutil
 from pathlib import Path
 import jax, numpy as np
 import mnist_flax
-from mnist_flax import Config, train
+from mnist_flax import Config
 from mnist_flax.export import __main__ as export
 from mnist_flax.process.cli import StopSignals
 from mnist_flax.sweep import __main__ as sweep
+from mnist_flax.train import __main__ as train
 
 signals, quiet = StopSignals(), {"figures": False, "tensorboard": False}
 config = Config(widths=(16, 16), batch_size=16, epochs=2, logit_scale=3.0,

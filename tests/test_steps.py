@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import Tiny, assert_trees_equal
 
-from mnist_flax import compiled
+from mnist_flax import compiled, steps
 from mnist_flax.config import Hyperparams, StaticConfig
 from mnist_flax.data import batches, datasets
 from mnist_flax.metrics import summary, totals_of
@@ -169,6 +169,13 @@ def test_schedules(schedule, warmup: int) -> None:
     assert factors[:50].min() > 0  # no step of the run is wasted
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_decay_of_few_steps_ends_at_zero_too(schedule, steps: int) -> None:
+    factors = schedule_factor(np.arange(steps + 1), StaticConfig(schedule=schedule, epochs=1), steps_per_epoch=steps)
+    np.testing.assert_allclose(factors, np.linspace(1, 0, steps + 1), atol=1e-6)
+
+
 def test_the_schedule_scales_the_update(tiny: Tiny) -> None:
     h, params = tiny.hparams(learning_rate=0.5, l2=0.0), {"dense_1": {"kernel": jnp.ones((2, 2))}}
     tx = make_optimizer(h, StaticConfig(schedule="linear", epochs=1), tiny.model, steps_per_epoch=4)
@@ -189,3 +196,22 @@ def test_l2_is_the_gradient_of_the_reported_penalty(tiny: Tiny) -> None:
     gradient = jax.grad(lambda p: h.l2 * tiny.program.l2_sum(p))(params)  # Adam's first moment is (1 - b1) times it
     jax.tree.map(lambda m, g: np.testing.assert_allclose(m, 0.1 * g, rtol=1e-4), opt_state[1].mu, gradient)
     assert np.abs(gradient["dense_2"]["kernel"]).max() > 0.01
+
+
+def test_smoothed_targets_are_those_of_the_formula() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels, share = rng.normal(size=(7, 5)), rng.integers(0, 5, 7), 0.3
+    mask = np.arange(7) < 5
+    batch = steps.Batch(np.zeros((7, 1), np.uint8), labels, mask)
+    got, correct = steps._sums(jnp.asarray(logits), batch, share)
+    targets = (1 - share) * np.eye(5)[labels] + share / 5
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(got, -(targets * log_probabilities).sum(axis=1)[mask].sum(), rtol=1e-5)
+    assert correct == (logits.argmax(axis=1) == labels)[mask].sum()
+
+
+def test_the_streams_and_the_first_weights_never_change(tiny: Tiny) -> None:
+    """Else the default run would be another one."""
+    assert {stream.name: int(stream) for stream in Stream} == {"PARAMS": 0, "DROPOUT": 1}
+    kernel = np.asarray(tiny.init(tiny.hparams()).params["dense_1"]["kernel"])
+    np.testing.assert_allclose(kernel[0, :3], [0.06576651, 0.05112169, -0.03011950], rtol=1e-6)

@@ -1,6 +1,7 @@
 """The pages are right: links lead somewhere, code runs, commands and flags exist, tables are those of the code."""
 
 import dataclasses
+import glob
 import re
 import shlex
 import shutil
@@ -12,15 +13,20 @@ from typing import Any
 
 import pytest
 import settings_table
+from ensembling import row, write_results
 from PIL import Image, ImageDraw
 from test_layers import ALLOWED, MODULES
 
-from mnist_flax import evaluate, predict, train
+from mnist_flax import evaluate, predict
+from mnist_flax.compare import __main__ as compare
 from mnist_flax.config import Config, Hyperparams
+from mnist_flax.data import __main__ as data
 from mnist_flax.export import __main__ as export
 from mnist_flax.process import cli
+from mnist_flax.process.distributed_flags import DistributedFlags
 from mnist_flax.sweep import __main__ as sweep
 from mnist_flax.sweep import experiment_file
+from mnist_flax.train import __main__ as train
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -29,9 +35,15 @@ PAGES = {
     for path in (README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments" / "README.md")
 }
 FENCES = {page: re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S) for page, text in PAGES.items()}
-COMMANDS: dict[str, Any] = {"train": train, "evaluate": evaluate, "predict": predict, "sweep": sweep, "export": export}
-QUICK = {"evaluate", "predict", "export"}  # they run, but for Keras, which takes seconds to import; others are parsed
-FLAGS_OF_OTHERS = {"--help", "--quiet", "--editable", "--logdir", "--table"}
+COMMANDS: dict[str, Any] = {"train": train, "evaluate": evaluate, "predict": predict, "sweep": sweep, "export": export,
+                            "data": data, "compare": compare}  # fmt: skip
+QUICK = {
+    "evaluate",
+    "predict",
+    "export",
+    "compare",
+}  # they run, but for Keras, which takes seconds to import; others are parsed
+FLAGS_OF_OTHERS = {"--help", "--editable", "--logdir", "--table", "--config"}  # the last has another field name
 
 
 def links(text: str) -> list[str]:
@@ -60,8 +72,16 @@ def test_the_readme_is_short_and_has_the_two_blocks_that_ci_runs() -> None:
 
 @pytest.fixture
 def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory as a reader of the pages has it: a run in `exp1`, and two pictures."""
-    shutil.copytree(finished, tmp_path / "exp1")
+    """A directory as a reader of the pages has it: runs, a sweep with its networks, and two pictures."""
+    members = [f"sweeps/regularization/members/000{number}" for number in (1, 2, 3)]
+    for path in ("exp1", "exp2", *members):
+        shutil.copytree(finished, tmp_path / path)
+    study = tmp_path / "sweeps/regularization"
+    (study / "final").mkdir()
+    for number in range(10):
+        (study / f"final/{number:04d}").symlink_to(finished)
+    rows = [row("selection", f"members/{number:04d}", 0.5, seed=number) for number in (1, 2, 3)]
+    write_results(study, rows + [row("final", f"final/{number:04d}", 0.5, seed=number) for number in range(10)])
     picture = Image.new("L", (60, 80), 255)
     ImageDraw.Draw(picture).line([(12, 15), (48, 15), (28, 70)], fill=0, width=7)
     picture.save(tmp_path / "digit.png")
@@ -82,7 +102,8 @@ def check_line(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line of a block of commands: run it if it is quick, else see that it could be run."""
     program, *words = shlex.split(line)
     if program.endswith("python") and words[0] == "-m" and words[1].startswith("mnist_flax."):
-        name, arguments = words[1].removeprefix("mnist_flax."), words[2:]
+        name = words[1].removeprefix("mnist_flax.")
+        arguments = [match for word in words[2:] for match in sorted(glob.glob(word)) or [word]]
         quick = name in QUICK and "keras" not in arguments
         run(name, arguments, COMMANDS[name].run if quick else lambda *_: None, monkeypatch)
         if name == "sweep":
@@ -97,9 +118,10 @@ def check_line(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if FENCES[page]])
 def test_code_and_commands_work(page: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, Any] = {"__name__": "page"}
     for language, code in FENCES[page]:
         if language == "python":
-            names: dict[str, Any] = {"__name__": "page"}
+            names = names if page == "docs/tour.md" else {"__name__": "page"}  # one session
             exec(compile(code, page, "exec"), names)
             if "BASE" in names:
                 (place / "study.py").write_text(code)
@@ -110,7 +132,7 @@ def test_code_and_commands_work(page: str, place: Path, monkeypatch: pytest.Monk
 
 
 def test_flags_exist() -> None:
-    classes = [*(command.Args for command in COMMANDS.values()), Config, Hyperparams]
+    classes = [*(command.Args for command in COMMANDS.values()), cli.Common, DistributedFlags, Config, Hyperparams]
     names = {field.name.replace("_", "-") for cls in classes for field in dataclasses.fields(cls)}
     known = FLAGS_OF_OTHERS | {f"--{name}" for name in names} | {f"--no-{name}" for name in names}
     for page, text in PAGES.items():
