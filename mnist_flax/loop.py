@@ -57,9 +57,12 @@ def run(driver: Driver, state: Any, *, start: int, plan: Plan, needs_state: Call
     """Train from step `start` to the end of the plan.
 
     Between two saves the device never waits for the host: a call begins before the numbers of the last one are fetched.
-    `start` is at the end of one of the plan's calls; the state is donated. Events where the plan saves
-    carry the state; `needs_state()` asks for it at the next one too.
+    The state is donated. Events where the plan saves carry the state; `needs_state()` asks for it at the next one too.
+
+    Raises `ValueError` if `start` is not at the end of one of the plan's calls.
     """
+    if start % plan.steps_per_epoch not in {0, *(last for _, last in plan.calls)}:
+        raise ValueError(f"start={start} is not at the end of a call")
     for epoch in range(start // plan.steps_per_epoch, plan.epochs):
         done, batches, lap = epoch * plan.steps_per_epoch, driver.batches(epoch), _Laps()
         ahead: tuple[int, Metrics] | None = None

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from mnist_flax import loop
 from mnist_flax.config import Config
@@ -42,3 +43,13 @@ def test_a_call_begins_before_the_last_ones_numbers_are_fetched() -> None:
         "call 2", "call 4", "event 2", "call 6", "event 4", "state 6",
         "call 8", "call 10", "event 8", "state 10", "call 12", "state 12",
     ]  # fmt: skip
+
+
+def test_a_start_within_a_call_is_refused() -> None:
+    """Else the steps before it would be trained twice."""
+    plan = loop.Plan(6, 2, ((0, 2), (2, 6)), frozenset({6}))
+    driver: Any = SimpleNamespace()
+    for start in (1, 3, 9):
+        with pytest.raises(ValueError, match=f"start={start} is not at the end of a call"):
+            next(loop.run(driver, 0, start=start, plan=plan, needs_state=lambda: False))
+    assert [*loop.run(driver, 0, start=12, plan=plan, needs_state=lambda: False)] == []

@@ -31,10 +31,11 @@ def ranges(split: str, examples: dict[str, int]) -> list[tuple[str, int, int]]:
         if "shard" in split:
             raise ValueError
         ranges = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
-        parts = [(r.splitname, r.from_ or 0, examples[r.splitname] if r.to is None else r.to) for r in ranges]
+        cut = [(r.splitname, r.from_ or 0, examples[r.splitname] if r.to is None else r.to) for r in ranges]
     except (ValueError, AssertionError, KeyError):
         raise InputError(f"split={split!r} is not a split of this dataset; the splits are {examples}") from None
-    if not sum(max(stop - start, 0) for _, start, stop in parts):
+    parts = [(name, start, stop) for name, start, stop in cut if start < stop]
+    if not parts:
         raise InputError(f"split={split!r} holds no example; the splits are {examples}")
     return parts
 

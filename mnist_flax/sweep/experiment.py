@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Overrides = dict[str, Any]
 SHARED_SETTINGS = frozenset(name for name, setting in settings_of(Config).items() if SHARED in setting.marks)
 DEFAULT_KEEP = 3  # never changes: a sweep that kept so many does not say so
+_COMPARED = frozenset({"BASE", "ADAPT", "TRIALS", "FINAL", "FINAL_SEEDS", "KEEP"})  # each by itself, see `directory`
 _FIRST_FINAL_SEED = 1000  # experiments count their seeds from 0, so that these are unused
 
 
@@ -46,6 +47,14 @@ def override(base: Config, overrides: Overrides, *, fixed: frozenset[str] = SHAR
     for name, value in to_plain(overrides).items():
         (tree["hparams"] if name in settings_of(Hyperparams) else tree)[name] = value
     return from_json(tree, "overrides", remedy="give a value of the field's type")
+
+
+def _defined_by(node: ast.stmt) -> set[str]:
+    """The names that a statement of a file defines, but for imported ones and those that a sweep compares itself."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return {node.name}
+    stored = (each for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store))
+    return {each.id for each in stored} - _COMPARED
 
 
 def overrides_key(overrides: Overrides) -> str:
@@ -107,9 +116,22 @@ class Experiment:
         return list({(config.train_split, config.eval_split): config for config in configs}.values())
 
     def source(self) -> str:
-        """The code of `search`, which must not change while the search runs; empty for a `sweep()`, which may grow."""
-        functions = [node for node in ast.parse(self.path.read_text()).body if isinstance(node, ast.FunctionDef)]
-        return "".join(ast.unparse(node) for node in functions if node.name == "search")
+        """The code of `search`, then that of what it uses of this file; it must not change while the search runs.
+
+        Empty for a `sweep()`, which may grow.
+        """
+        defined: dict[str, list[ast.stmt]] = {}
+        for node in ast.parse(self.path.read_text()).body:
+            for name in _defined_by(node):
+                defined.setdefault(name, []).append(node)
+        found: dict[ast.stmt, None] = {}
+        names = ["search"]
+        for name in names:  # grows meanwhile
+            for node in defined.get(name, []):
+                if node not in found:
+                    found[node] = None
+                    names += [each.id for each in ast.walk(node) if isinstance(each, ast.Name)]
+        return "".join(map(ast.unparse, found))
 
     def check_no_leakage(self, examples: dict[str, int]) -> None:
         """Raise `InputError` where members would be selected or tested on examples that they have seen.

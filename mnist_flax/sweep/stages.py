@@ -47,9 +47,11 @@ class Stage:
         done = self.queue.finished()
         return [done[key] for key in self.members if key in done]
 
-    def ranked(self) -> "list[FrozenTrial]":
-        """The members that are done, the best first; those that diverged come last."""
-        return sorted(self.finished(), key=lambda trial: (-(self.queue.objective(trial) or 0), trial.number))
+    def kept(self) -> "list[FrozenTrial]":
+        """The members that keep their directories, the best first; none that diverged or was stopped."""
+        scores = [(self.queue.objective(trial), trial) for trial in self.finished()]
+        done = [(-score, trial.number, trial) for score, trial in scores if score is not None]
+        return [trial for *_, trial in sorted(done)[: self.keeps]]
 
     def left(self) -> int:
         """How many members are not done."""
@@ -117,7 +119,7 @@ class Sweep:
     def _selected(self) -> list[dict[str, Any]]:
         stage = self.selection()
         rows = self._rows("selection", stage.queue, stage.finished())
-        kept = {trial.number for trial in stage.ranked()[: stage.keeps]}
+        kept = {trial.number for trial in stage.kept()}
         return [row if row["trial"] in kept else row | {"workdir": None} for row in rows]
 
     def _rows(self, stage: str, queue: "TrialQueue", trials: "Iterable[FrozenTrial]") -> list[dict[str, Any]]:
@@ -127,6 +129,7 @@ class Sweep:
             method, value = self.experiment.method(trial.user_attrs["overrides"]), queue.objective(trial)
             row = {"stage": stage, "member": number, "trial": trial.number, "method": method, "value": value}
             row |= {field: queue.attribute(trial, field) for field in fields}
+            row |= {"workdir": None} if value is None else {}
             rows.append(row | {name: trial.user_attrs[name] for name in _OF_ADAPT if name in trial.user_attrs})
         return rows
 

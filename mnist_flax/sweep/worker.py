@@ -140,9 +140,11 @@ class Worker:
         self.stage.queue.finish(trial, scores, scores[-1] if is_done else None, attributes)
 
     def prune(self) -> None:
-        """Remove the directories of finished members that are not among the best: their results are recorded."""
-        for trial in self.stage.ranked()[self.stage.keeps :]:
-            shutil.rmtree(self.stage.member_dir(trial), ignore_errors=True)
+        """Remove the directories of finished members that are not kept: their results are recorded."""
+        kept = {trial.number for trial in self.stage.kept()}
+        for trial in self.stage.finished():
+            if trial.number not in kept:
+                shutil.rmtree(self.stage.member_dir(trial), ignore_errors=True)
 
 
 def accuracies(member: Member) -> list[float]:

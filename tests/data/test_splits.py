@@ -41,6 +41,12 @@ def test_overlap_is_that_of_the_sets(a: tuple, b: tuple, c: tuple) -> None:
     assert splits.overlap(f"{texts[0]}+{texts[1]}", texts[2], SIZES) == bool((sets[0] | sets[1]) & sets[2])
 
 
+def test_an_empty_part_shares_nothing() -> None:
+    text = "train[5:5]+test"
+    assert splits.ranges(text, {"train": 10, "test": 3}) == [("test", 0, 3)]
+    assert not splits.overlap(text, "train", {"train": 10, "test": 3})
+
+
 def test_only_a_dataset_of_known_sizes_is_checked_early() -> None:
     splits.check("mnist", "train[:500]", "test")
     splits.check("emnist/digits", "train[:10**9]")

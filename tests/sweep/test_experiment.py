@@ -172,6 +172,28 @@ def test_a_search_is_known_by_its_source(tmp_path: Path) -> None:
     assert load(tmp_path, search.replace("1.0", "0.5")).source() not in sources
 
 
+def test_a_search_is_known_by_what_it_uses_of_its_file(tmp_path: Path) -> None:
+    text = """
+TRIALS, LOW = 3, 1e-6
+FINAL_SEEDS = 3
+HIGHEST = 1.0
+def high(): return HIGHEST
+def search(trial):
+    "A space."
+    return {"l2": trial.suggest_float("l2", LOW, high()), "epochs": BASE.epochs}
+OTHER = 5
+"""
+    source = load(tmp_path, text).source()
+    for old, new in {
+        "FINAL_SEEDS = 3": "FINAL_SEEDS = 2",
+        "OTHER = 5": "OTHER = 6",
+        "def search": "# here\ndef search",
+    }.items():
+        assert old in text and load(tmp_path, text.replace(old, new)).source() == source
+    for old, new in {"1e-6": "1e-5", "HIGHEST = 1.0": "HIGHEST = 0.5", "return HIGHEST": "return HIGHEST + 1"}.items():
+        assert old in text and load(tmp_path, text.replace(old, new)).source() != source
+
+
 def test_without_a_test_the_test_split_may_be_looked_at(tmp_path: Path) -> None:
     text = 'BASE = Config(train_split="train", eval_split="test")\nFINAL_SEEDS = 0\ndef sweep(): yield {}'
     load(tmp_path, text).check_no_leakage(SIZES)

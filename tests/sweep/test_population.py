@@ -134,7 +134,7 @@ def test_lineages_tell_where_the_weights_come_from(tmp_path: Path, dataset: data
         rates = {line["epoch"]: line["learning_rate"] for line in lines}
         assert rates[5] == lineage[-1]["hparams"]["learning_rate"]
     assert max(len(lineage) for _, lineage, _ in results) >= 3
-    for trial in bench.stage.ranked()[:3]:
+    for trial in bench.stage.kept():
         path = bench.stage.member_dir(trial)
         run, lineage = run_info.read(path), lines_of(path / "lineage.jsonl")
         assert lineage == bench.queue.attribute(trial, "lineage") and checkpoint.steps(path / "checkpoints") == [10]

@@ -14,13 +14,13 @@ ACCURACIES = {0: 0.5, 1: 0.9, 2: 0.7, 3: 0.8}  # by number, in the order of the 
 
 
 def finish(queue: TrialQueue, accuracy: dict[int, float]) -> None:
-    """Claim all that wait, and finish them as a worker does."""
+    """Claim all that wait, and finish them as a worker does; an accuracy of 0 means that it diverged."""
     for trial in queue.claim(99):
         score, overrides = accuracy.get(trial.number, 0.5), trial.user_attrs["overrides"]
         history = [{"split": "eval", "accuracy": score, "step": 2, "epoch": 1}]
         attributes: dict[str, Any] = {"history": history, "seconds": 1.0, "versions": {}, "commit": None}
         attributes |= {"diverged_at": None, "workdir": f"members/{trial.number:04d}", "overrides": overrides}
-        queue.finish(trial, [score], score, attributes)
+        queue.finish(trial, [score], score or None, attributes)
 
 
 def test_both_stages(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_both_stages(tmp_path: Path) -> None:
         assert stage.config({"l2": 0.1}).train_split == Config().train_split
         selecting.enqueue(stage.members)
         finish(selecting, ACCURACIES)
-        assert [trial.number for trial in stage.ranked()] == [1, 3, 2, 0] and stage.left() == 0
+        assert [trial.number for trial in stage.kept()] == [1, 3, 2] and stage.left() == 0
         rows = sweep.rows()
         assert [row["workdir"] for row in rows] == [None, "members/0001", "members/0002", "members/0003"]
         assert [(row["stage"], row["member"], row["trial"]) for row in rows] == [("selection", i, i) for i in range(4)]
@@ -53,3 +53,14 @@ def test_both_stages(tmp_path: Path) -> None:
         finish(testing, {})
         final = [row for row in sweep.rows() if row["stage"] == "final"]
         assert [row["member"] for row in final] == [*range(8)] and sweep.current().left() == 0
+
+
+def test_a_member_that_diverged_keeps_no_directory(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path / "study.py", "", Config(), GRID, None, 4, {}, 0, overrides_key)
+    storage = open_journal(tmp_path)
+    with TrialQueue(storage, "selection") as queue, TrialQueue(storage, "final") as testing:
+        stage = (sweep := Sweep(experiment, tmp_path, queue, testing)).selection()
+        queue.enqueue(stage.members)
+        finish(queue, {0: 0.0, 1: 0.9, 2: 0.0, 3: 0.8})
+        assert [trial.number for trial in stage.kept()] == [1, 3]
+        assert [row["workdir"] for row in sweep.rows()] == [None, "members/0001", None, "members/0003"]
