@@ -136,7 +136,7 @@ class SweepCheck:
             queue = TrialQueue(opened, names[0])
             stage = stages.Sweep(self.experiment, Path(path), queue, queue).selection()
             finished = {stage.member_dir(trial).name: json.dumps(trial.user_attrs) for trial in stage.finished()}
-            return finished, [stage.member_dir(trial).name for trial in stage.ranked()[: stage.keeps]]
+            return finished, [stage.member_dir(trial).name for trial in stage.kept()]
 
 
 def _child(tree: Tree, name: str) -> Tree:

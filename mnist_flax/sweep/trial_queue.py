@@ -16,6 +16,7 @@ import os
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,9 @@ class TrialQueue:
                     continue
             # Two processes queued this member at once; or the last waiting trial was taken, and Optuna made a new one.
             self.release([trial])
-        if claimed:  # another seed for each claim; the same search again, by one worker, samples the same
-            self.study.sampler = optuna.samplers.TPESampler(seed=claimed[0].number)
+        if claimed:  # another seed for each claim and BASE; the same search again, by one worker, samples the same
+            seed = zlib.crc32(f"{self.study.study_name} {claimed[0].number}".encode())
+            self.study.sampler = optuna.samplers.TPESampler(seed=seed)
         return claimed
 
     def report_accuracies(self, trial: optuna.Trial, values: list[float]) -> None:

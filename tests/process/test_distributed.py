@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import TINY_FLAGS, Command
 
+from mnist_flax.data import decode
 from mnist_flax.data.datasets import Dataset
 from mnist_flax.process import files
 from mnist_flax.workdir import checkpoint
@@ -135,6 +136,7 @@ def other_data(dataset: Dataset, directory: Path) -> Path:
         file.write(b"\x07")
     spec = json.loads((decoded / "spec.json").read_text())
     spec["sha256"]["train-images.npy"] = files.sha256(decoded / "train-images.npy")
+    spec["spec_sha256"] = decode.sum_of(spec)
     (decoded / "spec.json").write_text(json.dumps(spec))
     return directory
 

@@ -1,0 +1,154 @@
+"""Does a search find as good a configuration when bad members stop early, and in how much less time?
+
+Plain random search, the same candidates by `Halving`, Optuna's TPE, and TPE by `Halving`: on the space of the study
+learning_rate, with a smaller network and a sixth of the training set. Each repetition draws new candidates. What a
+search chose is trained again with new seeds, because its own score was the highest of many.
+
+    python experiments/benchmarks/halving.py            # about 40 minutes on 2 cores; goes on where it stopped
+    python experiments/benchmarks/halving.py --table    # only the table, from results/halving.jsonl
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from provenance import RESULTS, as_markdown, load_results, save_results
+from scipy import stats
+
+LINES, TABLE = RESULTS / "halving.jsonl", RESULTS / "halving.md"
+REPETITIONS, CANDIDATES, SEEDS, EPOCHS = 10, 64, 10, 9
+BATCH, EXAMPLES = 128, 10_000
+HEAD = f"""
+from mnist_flax import Config, Halving, Hyperparams
+
+BASE = Config(
+    widths=(128, 128), epochs={EPOCHS}, hparams=Hyperparams(seed=SEED),
+    train_split="train[:{EXAMPLES}]", eval_split="train[50000:]",
+)
+FINAL_SEEDS = 0
+"""
+ADAPT = "ADAPT = Halving(rungs=(1, 3, 9), keep=1 / 3)\n"
+RANDOM = f"""
+import numpy as np
+
+
+def sweep():
+    rng = np.random.default_rng(SEED)
+    for _ in range({CANDIDATES}):
+        yield {{
+            "learning_rate": 10 ** rng.uniform(-4, -1),
+            "l2": 10 ** rng.uniform(-7, -2),
+            "dropout_rate": rng.uniform(0.0, 0.6),
+            "label_smoothing": rng.uniform(0.0, 0.3),
+        }}
+"""
+TPE = f"""
+TRIALS = {CANDIDATES}
+
+
+def search(trial):
+    return {{
+        "learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True),
+        "l2": trial.suggest_float("l2", 1e-7, 1e-2, log=True),
+        "dropout_rate": trial.suggest_float("dropout_rate", 0.0, 0.6),
+        "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.3),
+    }}
+"""
+CHOSEN = f"""
+
+def sweep():
+    for seed in range(1000, {1000 + SEEDS}):
+        yield CHOICE | {{"seed": seed}}
+"""
+METHODS = {"random": RANDOM, "random, halving": ADAPT + RANDOM, "TPE": TPE, "TPE, halving": ADAPT + TPE}
+
+
+def sweep(text: str, seed: int) -> tuple[list[dict[str, Any]], float, str]:
+    """Run a sweep by the command that a user types; returns its results, its seconds, and what it printed."""
+    with tempfile.TemporaryDirectory() as directory:
+        file, workdir = Path(directory, "study.py"), Path(directory, "sweep")
+        file.write_text(f"SEED = {seed}\n{HEAD}{text}")
+        command = [sys.executable, "-m", "mnist_flax.sweep", str(file), "--workdir", str(workdir), "--no-figures"]
+        began = time.perf_counter()
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        seconds = time.perf_counter() - began
+        return [json.loads(row) for row in (workdir / "results.jsonl").read_text().splitlines()], seconds, done.stdout
+
+
+def search(method: str, repetition: int) -> dict[str, Any]:
+    """One search, and what the configuration that it chose is worth."""
+    rows, seconds, said = sweep(METHODS[method], repetition)
+    best = max((row for row in rows if row["value"] is not None), key=lambda row: row["value"])
+    again, _, _ = sweep(f"CHOICE = {best['overrides']!r}\n{CHOSEN}", repetition)
+    epochs = sum(len(row["history"]) // 2 for row in rows)
+    lanes = [(int(used), int(all_)) for used, all_ in re.findall(r"(\d+) of (\d+) lanes in use", said)]
+    return {
+        "method": method,
+        "repetition": repetition,
+        "seconds": round(seconds, 2),
+        "steps": epochs * -(-EXAMPLES // BATCH),
+        "lanes": [sum(used for used, _ in lanes), sum(number for _, number in lanes)] if lanes else None,
+        "chosen": best["overrides"],
+        "validation": best["value"],
+        "again": [row["value"] for row in again],
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Means over the repetitions, and differences to plain random search, paired, with 95 % intervals."""
+    about, rows = rows[0], rows[1:]
+    found = {m: sorted((r for r in rows if r["method"] == m), key=lambda r: r["repetition"]) for m in METHODS}
+    plain = found["random"]
+    lines = [
+        "| search | n | validation of its choice | to plain random search | steps | seconds | lanes in use |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for method, mine in found.items():
+        scores = [100 * statistics.mean(row["again"]) for row in mine]
+        apart = [score - 100 * statistics.mean(row["again"]) for score, row in zip(scores, plain, strict=True)]
+        steps, seconds = (
+            statistics.mean(r[name] for r in mine) / statistics.mean(r[name] for r in plain)
+            for name in ("steps", "seconds")
+        )
+        low, high = (
+            stats.t.interval(0.95, len(apart) - 1, statistics.mean(apart), stats.sem(apart)) if any(apart) else (0, 0)
+        )
+        used = [row["lanes"] for row in mine if row["lanes"]]
+        share = f"{sum(u for u, _ in used) / sum(number for _, number in used):.2f}" if used else ""
+        compared = "" if mine is plain else f"{statistics.mean(apart):+.3f} ({low:+.3f} to {high:+.3f})"
+        cells = method, len(mine), f"{statistics.mean(scores):.3f} %", compared, f"{steps:.2f}", f"{seconds:.2f}", share
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    every = statistics.mean(row["seconds"] for row in plain)
+    lines += ["", f"Steps and seconds are those of plain random search: {plain[0]['steps']:,} and {every:.1f}.", ""]
+    return "\n".join([*lines, f"{as_markdown(about)}."]) + "\n"
+
+
+def main() -> None:
+    """Search in turn, saving each result as it comes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS)
+    parser.add_argument("--table", action="store_true", help="only make the table")
+    args = parser.parse_args()
+    if not LINES.exists():
+        save_results(LINES, [])
+    known = {(row["method"], row["repetition"]) for row in load_results(LINES)[1:]}
+    for repetition in range(0 if args.table else args.repetitions):
+        for method in METHODS:
+            if (method, repetition) not in known:
+                row = json.dumps(search(method, repetition))
+                print(row, flush=True)
+                with LINES.open("a") as lines:
+                    lines.write(row + "\n")
+    TABLE.write_text(table(load_results(LINES)))
+    print(TABLE.read_text())
+
+
+if __name__ == "__main__":
+    main()
