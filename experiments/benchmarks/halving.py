@@ -8,22 +8,18 @@ search chose is trained again with new seeds, because its own score was the high
     python experiments/benchmarks/halving.py --table    # only the table, from results/halving.jsonl
 """
 
-import argparse
-import json
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from provenance import RESULTS, as_markdown, load_results, save_results
+import searches
+from provenance import RESULTS, as_markdown
 from scipy import stats
 
-LINES, TABLE = RESULTS / "halving.jsonl", RESULTS / "halving.md"
-REPETITIONS, CANDIDATES, SEEDS, EPOCHS = 10, 64, 10, 9
+LINES = RESULTS / "halving.jsonl"
+CANDIDATES, SEEDS, EPOCHS = 64, 10, 9
 BATCH, EXAMPLES = 128, 10_000
 HEAD = f"""
 from mnist_flax import Config, Halving, Hyperparams
@@ -71,40 +67,32 @@ METHODS = {"random": RANDOM, "random, halving": ADAPT + RANDOM, "TPE": TPE, "TPE
 
 
 def sweep(text: str, seed: int) -> tuple[list[dict[str, Any]], float, str]:
-    """Run a sweep by the command that a user types; returns its results, its seconds, and what it printed."""
+    """Run a sweep; returns its results, its seconds, and what it printed."""
     with tempfile.TemporaryDirectory() as directory:
-        file, workdir = Path(directory, "study.py"), Path(directory, "sweep")
-        file.write_text(f"SEED = {seed}\n{HEAD}{text}")
-        command = [sys.executable, "-m", "mnist_flax.sweep", str(file), "--workdir", str(workdir), "--no-figures"]
-        began = time.perf_counter()
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        seconds = time.perf_counter() - began
-        return [json.loads(row) for row in (workdir / "results.jsonl").read_text().splitlines()], seconds, done.stdout
+        return searches.sweep(f"SEED = {seed}\n{HEAD}{text}", Path(directory))
 
 
 def search(method: str, repetition: int) -> dict[str, Any]:
     """One search, and what the configuration that it chose is worth."""
     rows, seconds, said = sweep(METHODS[method], repetition)
-    best = max((row for row in rows if row["value"] is not None), key=lambda row: row["value"])
+    best = searches.best_of(rows)
     again, _, _ = sweep(f"CHOICE = {best['overrides']!r}\n{CHOSEN}", repetition)
     epochs = sum(len(row["history"]) // 2 for row in rows)
-    lanes = [(int(used), int(all_)) for used, all_ in re.findall(r"(\d+) of (\d+) lanes in use", said)]
+    lanes = [(int(used), int(number)) for used, number in re.findall(r"(\d+) of (\d+) lanes in use", said)]
     return {
-        "method": method,
-        "repetition": repetition,
-        "seconds": round(seconds, 2),
+        "seconds": seconds,
         "steps": epochs * -(-EXAMPLES // BATCH),
         "lanes": [sum(used for used, _ in lanes), sum(number for _, number in lanes)] if lanes else None,
         "chosen": best["overrides"],
         "validation": best["value"],
-        "again": [row["value"] for row in again],
+        "again": [row["value"] or 0.0 for row in again],
     }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Means over the repetitions, and differences to plain random search, paired, with 95 % intervals."""
     about, rows = rows[0], rows[1:]
-    found = {m: sorted((r for r in rows if r["method"] == m), key=lambda r: r["repetition"]) for m in METHODS}
+    found = searches.by_method(rows, METHODS)
     plain = found["random"]
     lines = [
         "| search | n | validation of its choice | to plain random search | steps | seconds | lanes in use |",
@@ -130,25 +118,5 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, f"{as_markdown(about)}."]) + "\n"
 
 
-def main() -> None:
-    """Search in turn, saving each result as it comes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=REPETITIONS)
-    parser.add_argument("--table", action="store_true", help="only make the table")
-    args = parser.parse_args()
-    if not LINES.exists():
-        save_results(LINES, [])
-    known = {(row["method"], row["repetition"]) for row in load_results(LINES)[1:]}
-    for repetition in range(0 if args.table else args.repetitions):
-        for method in METHODS:
-            if (method, repetition) not in known:
-                row = json.dumps(search(method, repetition))
-                print(row, flush=True)
-                with LINES.open("a") as lines:
-                    lines.write(row + "\n")
-    TABLE.write_text(table(load_results(LINES)))
-    print(TABLE.read_text())
-
-
 if __name__ == "__main__":
-    main()
+    searches.main(LINES, METHODS, search, table, __doc__)

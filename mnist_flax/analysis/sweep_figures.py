@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_flax.analysis.adapt_figures import lineages, rungs
 from mnist_flax.analysis.labels import ACCURACY, aligned, color_scale, described, left_out, scale_of, shown, spoken
 from mnist_flax.analysis.search_figures import Search, importance, parallel
 from mnist_flax.analysis.summaries import Levels, Row, Summary, by_configuration, factors, spread, summarize
@@ -39,6 +40,9 @@ def sweep_drawings(rows: list[Row], search: Search | None = None) -> dict[str, "
     known, methods = [s for s in selection if s.n], {s.method for s in selection}
     mostly_full = 2 * len(selection) >= math.prod(map(len, levels.values()))
     drawn = {"curves": _curves(selection, levels, rows)}
+    if tree := lineages(rows):  # of members that change their hyperparameters, no other figure would be true
+        return {"lineages": tree}
+    drawn["rungs"] = rungs(rows)
     if search:
         drawn["parallel"] = parallel(selection, levels, search.logarithmic) if levels and len(known) > 1 else None
         drawn["importance"] = importance(search.importances) if search.importances else None

@@ -65,6 +65,31 @@ SAMPLED = Search(
 )
 DIVERGED = [row(None, l2=l2, seed=9) for l2 in L2["l2"]]
 METHODS = [*grid(L2, method="a rather long name of a method"), *grid(LAYERS, method="other"), row(None, method="lost")]
+STOPPED = [
+    row(0.5 + 0.01 * i, epochs=end, seed=i) | {"stopped": {"epoch": end, "rank": 9, "of": 9, "kept": 3}, "value": None}
+    for i, end in enumerate((1, 1, 1, 3, 3))
+]
+HALVING = [*STOPPED, row(0.97, epochs=9, seed=5), row(0.98, epochs=9, seed=6)]
+
+
+def ancestor(step: int, member: int, rate: float, smoothing: float = 0.1) -> dict:
+    hparams = {"learning_rate": rate, "label_smoothing": smoothing, "l2": 0.1, "seed": member}
+    return {"step": step, "member": f"{member:04d}", "hparams": hparams}
+
+
+def lived(value: float | None, *lineage: dict) -> dict:
+    found = row(value, epochs=6)
+    return found | {
+        "lineage": [*lineage],
+        "history": [line | {"step": 10 * line["epoch"]} for line in found["history"]],
+    }
+
+
+POPULATION = [
+    lived(0.97, ancestor(0, 1, 0.1), ancestor(40, 0, 0.08)),
+    lived(0.98, ancestor(0, 1, 0.1), ancestor(20, 2, 0.001, 0.2), ancestor(50, 1, 0.002, 0.2)),
+    lived(None, ancestor(0, 2, 0.5)),
+]
 CASES: dict[str, tuple[list[dict], bool, set[str]]] = {
     "one factor": (grid(RATES), False, {"curves", "factor"}),
     "one factor with a zero": ([*grid(L2), *DIVERGED, *FINAL], False, {"curves", "factor", "final"}),
@@ -81,6 +106,8 @@ CASES: dict[str, tuple[list[dict], bool, set[str]]] = {
         {"curves", "parallel", "importance"},
     ),
     "search": (SEARCH, True, {"curves", "parallel", "importance"}),
+    "halving": (HALVING, False, {"curves", "rungs"}),
+    "population": (POPULATION, False, {"lineages"}),
 }
 
 
@@ -103,7 +130,9 @@ def test_only_what_makes_sense_is_drawn(case: str, drawings: Callable[[str], dic
     assert drawings(case).keys() == CASES[case][2]
 
 
-@pytest.mark.parametrize("case", ["one factor with a zero", "two factors", "methods", "search"])
+@pytest.mark.parametrize(
+    "case", ["one factor with a zero", "two factors", "methods", "search", "halving", "population"]
+)
 def test_texts_are_whole_and_apart(case: str, drawings: Callable[[str], dict[str, Figure]]) -> None:
     for name, figure in drawings(case).items():
         figure.canvas.draw()
@@ -257,3 +286,28 @@ assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
     assert {path.name for path in tmp_path.iterdir()} == {"curves.png", "factor.png"}
+
+
+def test_rungs_show_every_member_to_its_end(drawings: Callable[[str], dict[str, Figure]]) -> None:
+    figure = drawings("halving")["rungs"]
+    assert figure.get_suptitle() == "Of 7 members stopped 3 after epoch 1, 2 after epoch 3; 2 are done"
+    lines = [np.asarray(line.get_xydata()) for line in figure.axes[0].lines]
+    for each in HALVING:
+        accuracy = [line["accuracy"] for line in each["history"] if line["split"] == "eval"]
+        curve = np.column_stack([range(1, 1 + len(accuracy)), 100 - 100 * np.array(accuracy)])
+        assert sum(line.shape == curve.shape and np.allclose(line, curve) for line in lines) >= 1
+        end = [line.get_marker() for line in figure.axes[0].lines if np.allclose(line.get_xydata(), curve[-1:])]
+        assert ("x" if "stopped" in each else "o") in end
+
+
+def test_lineages_show_every_ancestor(drawings: Callable[[str], dict[str, Figure]]) -> None:
+    figure = drawings("population")["lineages"]
+    assert figure.get_suptitle().endswith("3 members come from (thick: those of the best, copied 2 times)")
+    tree, rate, smoothing = figure.axes  # and none for l2, which never changes
+    for axes, values in ((tree, [1, 2, 1]), (rate, [0.1, 0.001, 0.002]), (smoothing, [0.1, 0.2, 0.2])):
+        assert len(axes.lines) == 3
+        x, y = np.asarray(axes.lines[-1].get_xydata()).T  # the best is drawn last
+        np.testing.assert_allclose(x, [0, 2, 2, 5, 5, 6])
+        np.testing.assert_allclose(y, np.repeat(values, 2))
+        assert axes.lines[-1].get_linewidth() > max(line.get_linewidth() for line in axes.lines[:-1])
+    assert [axes.get_yscale() for axes in figure.axes] == ["linear", "log", "linear"]
