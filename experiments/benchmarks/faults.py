@@ -28,7 +28,7 @@ from provenance import RESULTS, as_markdown, load_results, provenance
 LINES, TABLE = RESULTS / "faults.jsonl", RESULTS / "faults.md"
 KINDS = {
     "kills": "kills", "distributed": "distributed", "sweep": "sweep", "database": "database", "disk": "disk",
-    "damages": "damage", "inputs": "bad input",
+    "halving": "halving", "population": "population", "damages": "damage", "inputs": "bad input",
 }  # of lines, by part  # fmt: skip
 
 
@@ -43,6 +43,8 @@ def measure(part: str, root: Path, rng: random.Random) -> Iterator[dict]:
             yield from faults_run.kills(root, 200, rng)
         case "sweep":
             yield from faults_sweep.sweep_kills(root, 100, rng)
+        case "halving" | "population":
+            yield from faults_sweep.adapt_kills(root, 50, rng, part)
         case "distributed":
             yield from faults_sweep.distributed_kills(root, 50, rng)
         case "disk" if not faults_disk.may_mount(root):
@@ -112,6 +114,18 @@ def _sweep(sweeps: list[dict]) -> list[str]:
     return [what, f"{whom.total()} kills of {len(sweeps)} sweeps", _members(sweeps)]
 
 
+def _halving(sweeps: list[dict]) -> list[str]:
+    number, two = sum(len(row["kills"]) for row in sweeps), sum(row["workers"] == 2 for row in sweeps)
+    what = "`kill -9` of a halving of one worker, or of two or one of them"
+    return [what, f"{number} kills of {len(sweeps)} sweeps, {two} of them with two workers", _members(sweeps)]
+
+
+def _population(sweeps: list[dict]) -> list[str]:
+    number = sum(len(row["kills"]) for row in sweeps)
+    what = "`kill -9` of population-based training"
+    return [what, f"{number} kills of {len(sweeps)} sweeps", _members(sweeps)]
+
+
 def _database(sweeps: list[dict]) -> list[str]:
     away = [seconds for row in sweeps for seconds in row["seconds_away"]]
     what = f"the PostgreSQL server of a sweep killed, and away for {min(away)} to {max(away)} s"
@@ -147,6 +161,7 @@ def _inputs(rows: list[dict]) -> list[str]:
 
 COUNTED = {"bad input": _inputs, "damage": _damage, "kills": _kills, "sweep": _sweep}
 COUNTED |= {"distributed": _distributed, "disk": _disk, "database": _database}
+COUNTED |= {"halving": _halving, "population": _population}
 
 
 if __name__ == "__main__":

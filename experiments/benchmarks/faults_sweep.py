@@ -7,6 +7,7 @@ import random
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,27 @@ def sweep():
         for seed in range(3):
             yield {"learning_rate": learning_rate, "seed": seed}
 '''
+IMPORTS = "from mnist_flax import Config, Halving, PopulationBased\n\n"
+MEMBERS = """
+BASE = Config(widths=(8,), batch_norm_layers=(), l2_layers=(), batch_size=16, epochs=9, steps_per_call=32,
+              train_split="train[:1000]", eval_split="train[1000:3000]")
+FINAL_SEEDS, KEEP = 0, 8
+
+
+def sweep():
+    for i in range(8):
+        yield {"learning_rate": 10 ** (-4 + i / 4), "seed": i}
+"""
+ADAPT = {
+    "halving": "ADAPT = Halving(rungs=(1, 3, 9), keep=0.5)\n",
+    "population": 'ADAPT = PopulationBased(every=2, perturb={"learning_rate": (0.8, 1.25)})\n',
+}
+SAVING = """
+import runpy
+from mnist_flax.sweep import members
+members.SAVE_SECONDS = 1.0
+runpy.run_module("mnist_flax.sweep", run_name="__main__", alter_sys=True)
+"""
 UNLIKE = ("trial", "member", "seconds", "versions", "commit", "workdir")  # may differ after a kill
 TRAIN = ["--widths", "8", "--batch-norm-layers", "--l2-layers", "--train-split", "train[:500]",
          "--eval-split", "test[:400]", "--batch-size", "16", "--epochs", "16", "--steps-per-call", "4",
@@ -79,25 +101,80 @@ def sweep_kills(root: Path, number: int, rng: random.Random) -> Iterator[dict]:
     assert processes.run(sweep_line(root, root / "straight"), root / "straight") == 0
     longest, want, killed, sweeps = time.monotonic() - began, results(root / "straight"), 0, 0
     while killed < number:
-        path, sweeps, moments, codes = root / f"killed-{sweeps}", sweeps + 1, [], []
-        while codes[-1:] != [0] and len(codes) < 50:
-            process = processes.start(sweep_line(root, path), path)
-            while process.poll() is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=rng.uniform(0.5, longest))
-                    break
-                workers = processes.children(process.pid)
-                whom = rng.choice(["supervisor", "worker", "all"] if workers else ["supervisor"])
-                one = rng.choice(workers) if workers else 0
-                processes.kill(*{"supervisor": [process.pid], "worker": [one], "all": [process.pid, *workers]}[whom])
-                moments.append(whom)
-                if whom != "worker":
-                    process.wait()
-            codes.append(process.returncode)
+        path, sweeps = root / f"killed-{sweeps}", sweeps + 1
+        moments, codes = kill_often(sweep_line(root, path), path, longest, rng)
         killed += len(moments)
         line = {"kind": "sweep", "kills": moments, "exit_codes": codes, "stderr": problems(path)}
         yield line | compare(path, want) | {"done_twice": _done_twice(path)}
         shutil.rmtree(path)
+
+
+def kill_often(line: list[str], path: Path, longest: float, rng: random.Random) -> tuple[list[str], list[int]]:
+    """Start a sweep and kill it at random moments until it ends by itself; returns whom, and the exit codes."""
+    moments, codes = list[str](), list[int]()
+    while codes[-1:] != [0] and len(codes) < 50:
+        process = processes.start(line, path)
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=rng.uniform(0.5, longest))
+                break
+            workers = processes.children(process.pid)
+            whom = rng.choice(["supervisor", "worker", "all"] if workers else ["supervisor"])
+            one = rng.choice(workers) if workers else 0
+            processes.kill(*{"supervisor": [process.pid], "worker": [one], "all": [process.pid, *workers]}[whom])
+            moments.append(whom)
+            if whom != "worker":
+                process.wait()
+        codes.append(process.returncode)
+    return moments, codes
+
+
+def adapt_kills(root: Path, number: int, rng: random.Random, method: str) -> Iterator[dict]:
+    """Kill sweeps with `ADAPT`, until `number` is reached; of halving every other one has two workers.
+
+    With one worker, all results must be those of the straight sweep. With two, members stop by the order in which the
+    workers report; so those that are there must have the results of a sweep without `ADAPT`, as far as they got.
+    """
+    texts = {"straight": IMPORTS + ADAPT[method] + MEMBERS, "plain": IMPORTS + MEMBERS}
+    wanted, longest = {}, 0.0
+    for name, text in texts.items():
+        began = time.monotonic()
+        assert processes.run(_adapt_line(root, root / name, text, 1), root / name) == 0
+        wanted[name], longest = results(root / name), max(longest, time.monotonic() - began)
+    killed = sweeps = 0
+    while killed < number:
+        workers, path, sweeps = 1 + (method == "halving" and sweeps % 2), root / f"killed-{sweeps}", sweeps + 1
+        line = _adapt_line(root, path, texts["straight"], workers)
+        moments, codes = kill_often(line, path, longest, rng)
+        killed += len(moments)
+        found = compare(path, wanted["straight"]) if workers == 1 else compare_prefixes(path, wanted["plain"])
+        line = {"kind": method, "workers": workers, "kills": moments, "exit_codes": codes, "stderr": problems(path)}
+        yield line | found | {"done_twice": _done_twice(path)}
+        shutil.rmtree(path)
+
+
+def _adapt_line(root: Path, path: Path, text: str, workers: int) -> list[str]:
+    """The command of a sweep; where it is the only worker, it saves every second, so that there is much to restore."""
+    file = root / f"study_{'adapt' if 'ADAPT' in text else 'plain'}.py"
+    file.write_text(text)
+    words = [str(file), "--workdir", str(path), "--population", "4" if "Halving" in text or workers > 1 else "8"]
+    if workers > 1:
+        return command("sweep", *words, "--workers", workers)
+    return [sys.executable, "-c", SAVING, *words]
+
+
+def compare_prefixes(path: Path, want: dict[str, tuple[dict[str, Any], Any]]) -> dict[str, Any]:
+    """How the members of a halving differ from the same ones that nobody stopped, as far as they got."""
+    got = results(path)
+    differing = 0
+    for name, (row, kept) in got.items():
+        whole, theirs = want[name]
+        history = whole["history"][: len(row["history"])]
+        same_end = kept is None or theirs is None or same(kept, theirs)
+        differing += row["history"] != history or not same_end
+    rows = len((path / "results.jsonl").read_text().splitlines())
+    twice = max(rows - len(got), 0)
+    return {"members": len(want), "lost": len(want.keys() - got.keys()), "twice": twice, "differing": differing}
 
 
 def _done_twice(path: Path) -> int:
@@ -105,7 +182,8 @@ def _done_twice(path: Path) -> int:
     storage, done = open_journal(path), collections.Counter()
     for study in storage.get_all_studies():
         for trial in storage.get_all_trials(study._study_id, states=(TrialState.COMPLETE, TrialState.PRUNED)):
-            done[study.study_name, trial.user_attrs["member"]] += 1
+            if "member" in trial.user_attrs:  # a batch of a halving's reports has none
+                done[study.study_name, trial.user_attrs["member"]] += 1
     return sum(n > 1 for n in done.values())
 
 

@@ -58,7 +58,8 @@ def run(args: Args, signals: StopSignals) -> None:
 
     names = [directory.study_names(identity, earlier, stage) for stage in ("selection", "final")]
     opened = _open(args, experiment, path, database, identity, names)
-    with TrialQueue(opened, names[0][-1]) as selection_queue, TrialQueue(opened, names[1][-1]) as final_queue:
+    seed = experiment.base.hparams.seed
+    with TrialQueue(opened, names[0][-1], seed) as selection_queue, TrialQueue(opened, names[1][-1]) as final_queue:
         for queue in (selection_queue, final_queue):
             check_trials(queue.study.get_trials(deepcopy=False))
         sweep = stages.Sweep(experiment, path, selection_queue, final_queue)

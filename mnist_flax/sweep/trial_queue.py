@@ -16,7 +16,6 @@ import os
 import socket
 import threading
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,11 +36,12 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 class TrialQueue:
     """One worker's access to one study. While the context is open, a thread reports that the worker is alive."""
 
-    def __init__(self, storage: optuna.storages.BaseStorage, name: str) -> None:
+    def __init__(self, storage: optuna.storages.BaseStorage, name: str, seed: int = 0) -> None:
+        """The study with this name; `seed` decides what a search samples."""
         self.study = retry(
             lambda: optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
         )
-        self.storage, self.worker = storage, f"{_machine()} {os.getpid()}"
+        self._seed, self.storage, self.worker = seed, storage, f"{_machine()} {os.getpid()}"
         self._seen: dict[str, tuple[Any, float]] = {}  # each worker's last heartbeat, and when it was first seen here
         self._reported: dict[int, int] = {}  # how many values of each trial
         self._first: dict[str, int] = {}  # the number of each member's first trial
@@ -107,9 +107,8 @@ class TrialQueue:
                     continue
             # Two processes queued this member at once; or the last waiting trial was taken, and Optuna made a new one.
             self.release([trial])
-        if claimed:  # another seed for each claim and BASE; the same search again, by one worker, samples the same
-            seed = zlib.crc32(f"{self.study.study_name} {claimed[0].number}".encode())
-            self.study.sampler = optuna.samplers.TPESampler(seed=seed)
+        if claimed:  # another seed for each claim; the same search again, by one worker, samples the same
+            self.study.sampler = optuna.samplers.TPESampler(seed=(claimed[0].number + 2**20 * self._seed) % 2**32)
         return claimed
 
     def report_accuracies(self, trial: optuna.Trial, values: list[float]) -> None:

@@ -249,15 +249,15 @@ def test_a_trial_that_is_not_a_sweeps_is_named(change: dict, tmp_path: Path) -> 
 
 def test_a_search_can_be_repeated(tmp_path: Path) -> None:
     sampled = []
-    for name in ("first", "second"):
-        one = TrialQueue(open_journal(tmp_path), name)
+    for name, seed in (("first", 3), ("second", 3), ("third", 4)):
+        one = TrialQueue(open_journal(tmp_path), name, seed)
         one.enqueue({f"{n}": {} for n in range(24)})
         sampled.append([])
         for _ in range(3):
             for trial in one.claim(8):
                 sampled[-1].append(trial.suggest_float("x", 0, 1))
                 one.finish(trial, [], sampled[-1][-1], {})
-    assert sampled[0] == sampled[1] and len(set(sampled[0])) == 24
+    assert sampled[0] == sampled[1] and len({*sampled[0], *sampled[2]}) == 48
 
 
 def test_two_workers_of_a_search_sample_apart(tmp_path: Path) -> None:
