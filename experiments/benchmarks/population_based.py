@@ -1,8 +1,8 @@
 """Does a population that adapts find a better network than the best of as many fixed hyperparameters?
 
 16 members of 20 epochs, all drawn from one space: trained as they are, with a constant and with a linear learning rate,
-and by `PopulationBased`. So every method takes as many steps. The smaller network and the sixth of the training set are
-those of halving.py. Validation chooses one network; the test split is read once for it.
+and by `PopulationBased`. So every method takes as many steps. The smaller network and the quarter of the training set
+are those of halving.py. Validation chooses one network; the test split is read once for it.
 
     python experiments/benchmarks/population_based.py            # about 25 minutes on 2 cores; goes on where it stopped
     python experiments/benchmarks/population_based.py --table    # only the table, from results/population_based.jsonl
@@ -27,8 +27,8 @@ STUDY = f"""
 import numpy as np
 
 BASE = Config(
-    widths=(128, 128), epochs=20, schedule=SCHEDULE, hparams=Hyperparams(seed=SEED),
-    train_split="train[:10000]", eval_split="train[50000:]",
+    widths=(128, 128), epochs=20, steps_per_call=100, schedule=SCHEDULE, hparams=Hyperparams(seed=SEED),
+    train_split="train[:12800]", eval_split="train[50000:]",
 )
 FINAL_SEEDS = 0
 
