@@ -34,6 +34,11 @@ TINY_FLAGS = ["--widths", "16", "16", "--batch-size", "16", "--epochs", "2", "--
               "--no-tensorboard"]  # fmt: skip
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Two more than there are cores: commands that tests start wait for disks, for signals and for each other."""
+    return (os.cpu_count() or 1) + 2
+
+
 @pytest.fixture(scope="session")
 def dataset() -> datasets.Dataset:
     """MNIST as every user gets it."""

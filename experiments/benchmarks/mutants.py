@@ -161,15 +161,18 @@ def table(rows: list[dict[str, Any]]) -> str:
     """How many mutants were killed, by part of the package, when they were tested first and when last."""
     about, rows = rows[0], rows[1:]
     first, last = ({key(row): row for row in order} for order in (reversed(rows), rows))
+    there = [k for k in first if last[k]["outcome"] != "gone"]
     why = {key(row) for row in json.loads(EQUIVALENT.read_text())}
     head = "| mutants in | tested | killed by the quick tests | by slower or new ones | equivalent | survived |"
     lines = [head, "|---|---|---|---|---|---|"]
     for part in ("the core", "workdir", "sweep", "monitor", "all"):
-        mine = [k for k in first if part in ("all", k[0].split("/")[0] if "/" in k[0] else "the core")]
+        mine = [k for k in there if part in ("all", k[0].split("/")[0] if "/" in k[0] else "the core")]
         quickly = sum(first[k]["outcome"] != "survived" for k in mine)
         left = [k for k in mine if last[k]["outcome"] == "survived"]
         counts = len(mine), quickly, len(mine) - len(left) - quickly, (equal := sum(k in why for k in left))
         lines.append(f"| {part} | {' | '.join(map(str, counts))} | {len(left) - equal} |")
+    gone = len(first) - len(there)
+    lines += ["", f"{gone} more survived, in lines that are no longer there."] if gone else []
     return "\n".join([*lines, "", f"{as_markdown(about)}."]) + "\n"
 
 

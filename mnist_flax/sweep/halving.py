@@ -117,10 +117,29 @@ class HalvingWorker(Worker):
             entrant.delay = max(lag) - own
 
     def _decide(self, entrants: list[Entrant], lanes: Lanes | None) -> bool:
-        """Store new scores, then record the members that are done or stop, and free their lanes; whether any are."""
-        ready = [entrant for entrant in entrants if not entrant.delay]
-        batches, stopped = self._report(ready), dict[Entrant, Standing]()
-        teams, done = teams_of(self.stage, self.halving.across) if ready else {}, list[Entrant]()
+        """Record the members that are done or stop, and free their lanes; whether any are."""
+        done, stopped = self._judge([entrant for entrant in entrants if not entrant.delay])
+        for member in self.best_of([entrant.member for entrant in done]):
+            members.save_member(member, member.start, member.state, member.run.config.keep)
+        for entrant in (*done, *stopped):
+            found = stopped.get(entrant)
+            note = {"epoch": len(accuracies(entrant.member)), **found._asdict()} if found else None
+            self.record(entrant.trial, entrant.member, {"stopped": note} if note else None)
+            entrants.remove(entrant)
+            entrant.lock.close()
+        training = {entrant.member for entrant in entrants if not entrant.waits}
+        if lanes:
+            for member in {*lanes.running()} - training:
+                lanes.release(member)
+        self._say(stopped)
+        if done or stopped:
+            self.prune()
+        return bool(done or stopped)
+
+    def _judge(self, ready: list[Entrant]) -> tuple[list[Entrant], dict[Entrant, Standing]]:
+        """Store new scores; returns who is done and who stops, by all that is stored. The others go on, or wait."""
+        batches, done, stopped = self._report(ready), list[Entrant](), dict[Entrant, Standing]()
+        teams = teams_of(self.stage, self.halving.across) if ready else {}
         for entrant in ready:
             epoch, epochs = len(accuracies(entrant.member)), entrant.member.run.config.epochs
             rung = self.halving.rung(epoch, epochs)
@@ -131,23 +150,7 @@ class HalvingWorker(Worker):
                 entrant.waits, entrant.passed = found is None, rung if found and found.goes_on else entrant.passed
                 if found and not found.goes_on:
                     stopped[entrant] = found
-            if lanes and entrant.waits and entrant.member in lanes.members:
-                lanes.release(entrant.member)
-        for member in self.best_of([entrant.member for entrant in done]):
-            members.save_member(member, member.start, member.state, member.run.config.keep)
-        for entrant in (*done, *stopped):
-            note = (
-                {"epoch": len(accuracies(entrant.member)), **stopped[entrant]._asdict()} if entrant in stopped else {}
-            )
-            self.record(entrant.trial, entrant.member, {"stopped": note} if note else None)
-            entrants.remove(entrant)
-            entrant.lock.close()
-            if lanes and entrant.member in lanes.members:
-                lanes.release(entrant.member)
-        self._say(stopped)
-        if done or stopped:
-            self.prune()
-        return bool(done or stopped)
+        return done, stopped
 
     def _report(self, ready: list[Entrant]) -> list[list[Report]]:
         """Store what is not in the log yet; returns all batches."""
