@@ -152,10 +152,10 @@ def test_a_signal_saves_the_running_members_and_the_next_worker_goes_on(
 
 
 def test_a_signal_does_not_wait_for_the_end_of_the_epoch(tmp_path: Path, dataset: datasets.Dataset, idle: Any) -> None:
-    """Ten steps of a call each: the call that runs when the signal comes is the last."""
+    """One member, ten steps of a call each: the call that runs when the signal comes is the last."""
     with TrialQueue(open_journal(tmp_path), "selection") as queue:
         stage = stage_of(tmp_path, queue, dataclasses.replace(BASE, batch_size=10, steps_per_call=1))
-        steps = []
+        stage, steps = dataclasses.replace(stage, members={"0.01": RATES["0.01"]}), []
 
         def update(event: Any, _: object) -> None:
             steps.append((event.step, event.state is None))
@@ -165,7 +165,7 @@ def test_a_signal_does_not_wait_for_the_end_of_the_epoch(tmp_path: Path, dataset
         with pytest.raises(Stopped):
             Worker(stage, dataset, tmp_path, lambda _: 9, idle.progress, idle.signals).work(9, lambda: None)
         assert steps == [(1, True), (2, True), (3, True), (4, False)]
-        assert [checkpoint.steps(path / "checkpoints") for path in stage.path.iterdir()] == [[4], [4]]
+        assert [checkpoint.steps(path / "checkpoints") for path in stage.path.iterdir()] == [[4]]
 
 
 def test_metrics_that_a_full_disk_kept_from_being_written_are_written_later(
