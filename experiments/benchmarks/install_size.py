@@ -1,6 +1,6 @@
 """How large is an installation, and what of it does the default command import?
 
-python experiments/benchmarks/install_size.py   # measures the environment of this Python: give it a fresh one
+python experiments/benchmarks/install_size.py   # a minute; measures the environment of this Python: give it a fresh one
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Would the tests notice? Small mistakes, put into the core and into what keeps results, one at a time.
 
-    python experiments/benchmarks/mutants.py --count 100   # the next 100 of the sample; goes on where it stopped
+    python experiments/benchmarks/mutants.py               # 4 hours on 2 cores; goes on where it stopped
+    python experiments/benchmarks/mutants.py --count 100   # the next 100 of the sample
     python experiments/benchmarks/mutants.py --survivors   # those that survived, with slow tests and new ones too
     python experiments/benchmarks/mutants.py --table       # only the table, from results/mutants.jsonl
 

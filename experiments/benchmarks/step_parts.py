@@ -1,6 +1,7 @@
 """Where the time of a training step goes: the default step without one part after another, and its products alone.
 
-python experiments/benchmarks/step_parts.py --rounds 30
+    python experiments/benchmarks/step_parts.py            # 5 minutes on 2 cores
+    python experiments/benchmarks/step_parts.py --table    # only the table, from results/step_parts.jsonl
 
 Every variant is compiled first; then all take their turn in each round, so that all meet the same machine. A round's
 ratio is the variant's time divided by the whole step's in that round.

@@ -17,7 +17,8 @@ RESULTS = ROOT / "experiments" / "results"
 README = (ROOT / "README.md").read_text()
 STUDIES = ["regularization", "srivastava2014", "time_to_accuracy", "learning_rate", "precision"]
 BENCHMARKS = ["tutorial", "faults", "population", "bench_train", "cost", "device", "crash_states", "mutants",
-              "install_size", "compile_tpu", "random_input", "step_parts"]  # fmt: skip
+              "install_size", "compile_tpu", "random_input", "step_parts", "halving", "population_based",
+              "many_members", "start_end"]  # fmt: skip
 COPIES = [
     (path.name, *copy)
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -57,6 +58,15 @@ def made() -> dict[str, str]:
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_tables_are_made_from_the_measurements(name: str, made: dict[str, str]) -> None:
     assert made[name] == (RESULTS / f"{name}.md").read_text()
+
+
+def test_one_command_measures_every_table_again() -> None:
+    line = [sys.executable, str(ROOT / "experiments" / "benchmarks" / "all.py"), "--dry-run"]
+    listed = subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()[1:]
+    commits = {name: measured(name)[0]["commit"] for name in BENCHMARKS}
+    assert {name: commit for name, commit, *_ in map(str.split, listed) if name in commits} == commits
+    assert all("minute" in line or "hour" in line for line in listed)
+    assert {line.split()[0] for line in listed} == {*BENCHMARKS}
 
 
 def cells(table: str) -> list[list[str]]:

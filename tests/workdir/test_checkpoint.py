@@ -10,6 +10,7 @@ import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ import mnist_flax
 from mnist_flax import placement
 from mnist_flax.config import Config, Hyperparams
 from mnist_flax.errors import InputError, RunError
+from mnist_flax.process import files
 from mnist_flax.state import TrainState
 from mnist_flax.workdir import checkpoint, checksums
 from mnist_flax.workdir.run_info import RunInfo, differing, identity_of
@@ -122,6 +124,26 @@ def test_a_full_scratch_disk_says_nothing_against_a_checkpoint(
     with pytest.raises(RunError, match="could not be copied .*No space left on device.*TMPDIR"):
         checkpoint.restore(tmp_path / "c", "latest", warn=silent, set_aside=True)
     assert checkpoint.steps(tmp_path / "c") == [5, 10]
+
+
+def test_a_checkpoint_that_would_not_fit_is_refused_before_anything_is_written(
+    state: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes its arrays and 64 kB; the half of an earlier try may lie in its place."""
+    size, free = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state)) + 2**16, 0
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    directory = tmp_path / "c"
+    free = size - 1
+    with pytest.raises(RunError, match="step 5 could not be saved .*No space left on device.*no earlier checkpoint"):
+        checkpoint.save(directory, 5, state, info(), keep=2)
+    assert not directory.exists()
+    free = size
+    half = files.scratch_of(directory / "5")
+    half.mkdir(parents=True)
+    (half / "state").write_text("half")
+    checkpoint.save(directory, 5, state, info(), keep=2)
+    assert [entry.name for entry in directory.iterdir()] == ["5"]
+    assert_trees_equal(checkpoint.restore(directory, 5, like=state, warn=silent)[1], state)
 
 
 def test_with_none_left_it_is_an_error_and_stays_one(two: Path, tmp_path: Path) -> None:
