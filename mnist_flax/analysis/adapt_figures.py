@@ -57,7 +57,8 @@ def lineages(rows: list[Row]) -> "Figure | None":
         style = {"color": COLORS[1], "linewidth": 2.2} if row is best else {"color": COLORS[2], "linewidth": 0.8}
         steps = row["history"][-1]["step"] / row["history"][-1]["epoch"]  # of an epoch
         begins = [line["step"] / steps for line in row["lineage"]]
-        x = [epoch for pair in zip(begins, [*begins[1:], row["history"][-1]["epoch"]], strict=True) for epoch in pair]
+        end = max(row["history"][-1]["epoch"], begins[-1])  # it may have diverged after its last copy
+        x = [epoch for pair in zip(begins, [*begins[1:], end], strict=True) for epoch in pair]
         slots = [int(line["member"]) for line in row["lineage"]]
         axes[0].plot(x, [slot for slot in slots for _ in range(2)], **style)
         for axis, name in zip(axes[1:], names, strict=True):

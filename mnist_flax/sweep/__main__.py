@@ -132,6 +132,7 @@ def _prepare(args: Args, dataset: datasets.Dataset) -> Callable[[Config], int]:
         placement.use_compilation_cache(datasets.cache_dir() / "xla")
     placement.use_cores_as_devices(args.workers)
 
+    @functools.cache
     def fits(config: Config) -> int:
         return args.population or max(1, members.largest(config, dataset) // args.workers)
 

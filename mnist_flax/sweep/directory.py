@@ -11,13 +11,17 @@ from mnist_flax.config import to_json
 from mnist_flax.errors import wrong
 from mnist_flax.process import files
 from mnist_flax.sweep import adapt
-from mnist_flax.sweep.experiment import DEFAULT_KEEP, Experiment, to_plain
+from mnist_flax.sweep.experiment import DEFAULT_KEEP, Experiment, overrides_key, to_plain
 from mnist_flax.workdir.run_info import has_grown
 from mnist_flax.workdir.sweep_results import FINISHED, SWEEP
 
 _LOCK, _ANOTHER = ".sweep.lock", "give another --workdir"
 _EARLIER = "earlier_epochs"  # in sweep.json
-_LATER = {"keep": DEFAULT_KEEP, "adapt": None}  # what the first sweeps lack; not written while it holds
+_LATER = {
+    "keep": DEFAULT_KEEP,
+    "adapt": None,
+    "members": None,
+}  # what the first sweeps lack; not written while it holds
 NOTE = "population.json"  # which step of a population was saved
 _MOST = 8  # settings in one error
 _WRITTEN = (SWEEP, _LOCK, NOTE, "optuna.journal", "worker-*.log", "members", "final", "figures", "tensorboard")
@@ -27,6 +31,7 @@ _WRITTEN += ("members/*", "final/*", "tensorboard/*")
 def identity(experiment: Experiment, database: str | None) -> dict[str, Any]:
     """What every command on one sweep must agree in, in JSON values."""
     later = {"keep": experiment.keep, "adapt": experiment.adapt and adapt.to_json(experiment.adapt)}
+    later["members"] = _population(experiment) if isinstance(experiment.adapt, adapt.PopulationBased) else None
     return {
         "experiment": experiment.path.name,
         "base": to_json(experiment.base),
@@ -34,6 +39,14 @@ def identity(experiment: Experiment, database: str | None) -> dict[str, Any]:
         "search": hashlib.sha256(experiment.source().encode()).hexdigest(),
         "storage": without_password(database) if database else "journal",
     } | {name: value for name, value in later.items() if value != _LATER[name]}
+
+
+def _population(experiment: Experiment) -> str:
+    """Which members a population has: how many, and a hash of them."""
+    keys = [overrides_key(each) for each in experiment.grid]
+    return (
+        f"{len(keys)} ({hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:8]})" if keys else f"{experiment.trials}"
+    )
 
 
 def study_names(identity: dict[str, Any], earlier: list[int], stage: str) -> list[str]:
@@ -75,6 +88,8 @@ def check(directory: Path, identity: dict[str, Any]) -> list[int]:
             problem += "; with ADAPT the decisions depend on the number of epochs"
         elif names == ["BASE.epochs"] and here["BASE.schedule"] != "constant":
             problem += f"; with schedule={here['BASE.schedule']!r} the learning rate depends on the number of epochs"
+        if "MEMBERS" in names:
+            problem += "; a population cannot change once it has begun"
         if "KEEP" in names:
             problem += "; networks that were not kept cannot come back"
         raise wrong("workdir", directory, problem, "give the same as before, or another --workdir")

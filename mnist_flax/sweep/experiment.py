@@ -141,7 +141,7 @@ class Experiment:
         for config in self.configs():
             with located(self.path):
                 splits.check_disjoint(config.train_split, config.eval_split, examples)
-        if not self.final_seeds:
+        if not self.final_seeds and not self.adapt:
             return
         test = self.final_config({}).eval_split
         for split in sorted({self.config(each).train_split for each in self.grid or ({},)} | {self.base.eval_split}):

@@ -75,7 +75,7 @@ def load(path: Path, trials: int | None = None) -> Experiment:
         raise InputError(f"trials={trials} is for a search; {path} lists its {len(grid)} members in sweep()")
     if trials and names.get("TRIALS", trials) != trials:
         say(f"trials={trials}, from --trials, holds; TRIALS={names['TRIALS']} in {path.name} does not")
-    adapt = _adapt(path, base, names, len(grid))
+    adapt = _adapt(path, base, names.get("ADAPT"), len(grid) or trials or names.get("TRIALS"), search=not grid)
     experiment = Experiment(
         path=path,
         question=str(names["__doc__"] or path.stem).strip().split("\n")[0],
@@ -97,16 +97,15 @@ def load(path: Path, trials: int | None = None) -> Experiment:
     return experiment
 
 
-def _adapt(path: Path, base: Config, names: dict[str, Any], members: int) -> Adapt | None:
-    """The file's `ADAPT`, checked against the rest of it; `members` of a `sweep()`, 0 for a search."""
-    adapt = names.get("ADAPT")
+def _adapt(path: Path, base: Config, adapt: Any, members: Any, *, search: bool) -> Adapt | None:
+    """The file's `ADAPT`, checked against the rest of it."""
     if adapt is None:
         return None
     if not isinstance(adapt, Halving | PopulationBased):
         raise InputError(f"{path}: ADAPT={adapt!r:.60} must be a Halving(...) or a PopulationBased(...), or left out")
     try:
-        adapt.check(base, search=not members)
-        if isinstance(adapt, PopulationBased) and (members or names.get("TRIALS")) == 1:
+        adapt.check(base, search=search)
+        if isinstance(adapt, PopulationBased) and members == 1:
             raise InputError("PopulationBased needs two members or more; list more, or leave ADAPT out")
     except InputError as error:
         raise InputError(f"{path}: ADAPT: {error}") from None

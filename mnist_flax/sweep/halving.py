@@ -16,12 +16,13 @@ import jax
 import optuna
 from optuna.trial import TrialState
 
+from mnist_flax.config import Config
 from mnist_flax.process.signals import Stopped
 from mnist_flax.sweep import members
 from mnist_flax.sweep.adapt import Halving
 from mnist_flax.sweep.lanes import Lanes
 from mnist_flax.sweep.members import Member
-from mnist_flax.sweep.rungs import Report, ReportLog, Standing, standing, teams_of
+from mnist_flax.sweep.rungs import Report, ReportLog, Standing, Team, standing, teams_of
 from mnist_flax.sweep.stages import population_key
 from mnist_flax.sweep.worker import Worker, accuracies
 from mnist_flax.workdir import claim
@@ -35,9 +36,15 @@ class Entrant:
     member: Member
     number: int  # in the name of its directory
     lock: contextlib.ExitStack  # holds its directory
+    logged: int = 0  # the last epoch that the log had of it when it was claimed
+    diverges: bool = False  # after that, as the log says
     passed: int = 0  # the last rung after which it goes on
     waits: bool = False  # at a rung, for the other members of its team
-    delay: int = 0  # epochs of the others before it has caught up with them, as they are further behind
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a killed worker had trained and logged more than it had saved."""
+        return self.member.diverged_at is None and (self.diverges or len(accuracies(self.member)) < self.logged)
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,11 @@ class HalvingWorker(Worker):
                     where = f"the {len(entrants)} running members are saved in {self.stage.path}"
                     raise Stopped(self.signals.received, f"{where}; the same command goes on from there")
                 self.stage.queue.retake_lost(lambda trial: claim.is_held(self.stage.member_dir(trial)))
-                if self._fill(entrants, lanes, size):
+                if self._fill(entrants, size):
                     write_results()
                 lanes = self._lanes(entrants, lanes, size)
                 if lanes and lanes.running():
-                    self._train_epoch(lanes, entrants)
+                    self._train_epoch(lanes)
                 elif left := self.stage.left():
                     self.progress.wait(left)
                     time.sleep(1)
@@ -76,17 +83,19 @@ class HalvingWorker(Worker):
                 entrant.lock.close()
             self.stage.queue.release([entrant.trial for entrant in entrants])
 
-    def _fill(self, entrants: list[Entrant], lanes: Lanes | None, size: int) -> bool:
-        """Decide what is decided, and claim members for the lanes that this frees; whether any member was recorded."""
-        any_done, number = False, len(lanes.members) if lanes else size
+    def _fill(self, entrants: list[Entrant], size: int) -> bool:
+        """Decide what is decided, and claim members for the lanes that are free; whether any member was recorded.
+
+        While some are behind, the others do not train and nothing is decided, so that all go on as they would have.
+        """
+        any_done = False
         while True:
-            done = self._decide(entrants, lanes)
+            done = not any(entrant.is_behind for entrant in entrants) and self._decide(entrants)
             any_done |= done
-            one_program = len({population_key(entrant.member.run.config) for entrant in entrants}) < 2
-            room = number - sum(not entrant.waits for entrant in entrants)
-            claimed = self._claim(room) if room > 0 and one_program else []
-            if claimed and not (lanes and lanes.running()):
-                self._delay(claimed)
+            training = [entrant for entrant in entrants if not entrant.waits]
+            programs = {population_key(entrant.member.run.config) for entrant in training}
+            room = min([size, *map(self.fits, programs)]) - len(training)
+            claimed = self._claim(room) if room > 0 and len(programs) < 2 else []
             entrants += claimed
             if not claimed and not done:
                 return any_done
@@ -105,20 +114,26 @@ class HalvingWorker(Worker):
                 found.append(Entrant(trial, member, queue.first_number(trial), lock))
             else:
                 queue.release([trial])
+        if found:
+            self._look_up(found)
         return found
 
-    def _delay(self, claimed: list[Entrant]) -> None:
-        """Let members whose checkpoint is older catch up first, so that all reach their next rung in the same order."""
-        reached = Counter[int]()
-        for report in (report for batch in self.log.batches() for report in batch if report.accuracy is not None):
-            reached[report.member] = max(reached[report.member], report.epoch)
-        lag = [max(reached[each.number] - len(accuracies(each.member)), 0) for each in claimed]
-        for entrant, own in zip(claimed, lag, strict=True):
-            entrant.delay = max(lag) - own
+    def _look_up(self, claimed: list[Entrant]) -> None:
+        """Note how far each had come by the log, and who waits there for its team."""
+        batches, teams = self.log.batches(), teams_of(self.stage, self.halving.across)
+        reports = [report for batch in batches for report in batch]
+        for entrant in claimed:
+            mine = [report for report in reports if report.member == entrant.number]
+            entrant.logged = max((report.epoch for report in mine if report.accuracy is not None), default=0)
+            entrant.diverges = any(report.accuracy is None for report in mine)
+            rung = self.halving.rung(entrant.logged, entrant.member.run.config.epochs)
+            entrant.waits = (
+                not entrant.diverges and rung is not None and not self._standing(entrant, rung, batches, teams)
+            )
 
-    def _decide(self, entrants: list[Entrant], lanes: Lanes | None) -> bool:
-        """Record the members that are done or stop, and free their lanes; whether any are."""
-        done, stopped = self._judge([entrant for entrant in entrants if not entrant.delay])
+    def _decide(self, entrants: list[Entrant]) -> bool:
+        """Record the members that are done or stop; whether any are."""
+        done, stopped = self._judge(entrants)
         for member in self.best_of([entrant.member for entrant in done]):
             members.save_member(member, member.start, member.state, member.run.config.keep)
         for entrant in (*done, *stopped):
@@ -127,30 +142,36 @@ class HalvingWorker(Worker):
             self.record(entrant.trial, entrant.member, {"stopped": note} if note else None)
             entrants.remove(entrant)
             entrant.lock.close()
-        training = {entrant.member for entrant in entrants if not entrant.waits}
-        if lanes:
-            for member in {*lanes.running()} - training:
-                lanes.release(member)
         self._say(stopped)
         if done or stopped:
-            self.prune()
+            self.stage.prune()
         return bool(done or stopped)
 
-    def _judge(self, ready: list[Entrant]) -> tuple[list[Entrant], dict[Entrant, Standing]]:
+    def _judge(self, entrants: list[Entrant]) -> tuple[list[Entrant], dict[Entrant, Standing]]:
         """Store new scores; returns who is done and who stops, by all that is stored. The others go on, or wait."""
-        batches, done, stopped = self._report(ready), list[Entrant](), dict[Entrant, Standing]()
-        teams = teams_of(self.stage, self.halving.across) if ready else {}
-        for entrant in ready:
+        batches, done, stopped = self._report(entrants), list[Entrant](), dict[Entrant, Standing]()
+        teams = teams_of(self.stage, self.halving.across) if entrants else {}
+        for entrant in entrants:
             epoch, epochs = len(accuracies(entrant.member)), entrant.member.run.config.epochs
             rung = self.halving.rung(epoch, epochs)
             if entrant.member.diverged_at is not None or epoch == epochs:
                 done.append(entrant)
             elif rung and rung > entrant.passed:
-                found = standing(batches, rung, teams[entrant.number], teams, self.halving.keep)
+                found = self._standing(entrant, rung, batches, teams)
                 entrant.waits, entrant.passed = found is None, rung if found and found.goes_on else entrant.passed
                 if found and not found.goes_on:
                     stopped[entrant] = found
         return done, stopped
+
+    def _standing(
+        self, entrant: Entrant, rung: int, batches: list[list[Report]], teams: dict[int, Team]
+    ) -> Standing | None:
+        """Where its team stands at a rung; a team that was stopped stays so, whoever joins it later."""
+        team = teams[entrant.number]
+        for trial in self.stage.finished() if self.halving.across else []:
+            if (note := trial.user_attrs.get("stopped")) and teams[self.stage.queue.first_number(trial)] == team:
+                return Standing(*(note[name] for name in Standing._fields))
+        return standing(batches, rung, team, teams, self.halving.keep)
 
     def _report(self, ready: list[Entrant]) -> list[list[Report]]:
         """Store what is not in the log yet; returns all batches."""
@@ -171,44 +192,45 @@ class HalvingWorker(Worker):
         return batches
 
     def _lanes(self, entrants: list[Entrant], lanes: Lanes | None, size: int) -> Lanes | None:
-        """Seat the members that may train: in these lanes, or in new ones for another program, or for the last few."""
-        seated = lanes.running() if lanes else []
-        ready = [e.member for e in entrants if not e.waits and not e.delay and e.member not in seated]
-        if not (seated or ready):
-            for entrant in entrants:  # nobody is left that they could wait for
-                entrant.delay = 0
-            return lanes
-        key = population_key((seated or ready)[0].run.config)
-        mine = sum(population_key(entrant.member.run.config) == key for entrant in entrants)  # who is delayed too
-        others = mine < len(entrants)
-        ready = [member for member in ready if population_key(member.run.config) == key]
-        if not seated and (lanes is None or population_key(lanes.config) != key):
-            most = self.fits(key)
-            lanes = self._new_lanes(min(len(ready) if others else size, size, most), ready[0])
-        assert lanes
-        is_last = others or len(self.stage.queue.finished()) + len(entrants) >= len(self.stage.members)
-        if is_last and jax.default_backend() == "cpu" and 2 * mine <= len(lanes.members) > 2:
-            # An empty lane costs a CPU as much as any other, so the last few members get half as many. Not one: alone,
-            # a member's last digits differ.
-            ready, lanes = [*seated, *ready], self._new_lanes((len(lanes.members) + 1) // 2, [*seated, *ready][0])
-        for lane, member in zip(lanes.free(), ready, strict=False):
-            lanes.seat(lane, member)
+        """Seat those that may train: in these lanes, or in new ones for another program, or for the last few.
+
+        Who has a lane follows from who may train, the lowest number first, so that it is the same after a kill.
+        """
+        behind = [entrant for entrant in entrants if entrant.is_behind]
+        ready = sorted(behind or [e for e in entrants if not e.waits], key=lambda entrant: entrant.number)
+        key = population_key(ready[0].member.run.config) if ready else None
+        wanted = [entrant.member for entrant in ready if population_key(entrant.member.run.config) == key]
+        if key:
+            number = self._number_of_lanes(entrants, key, size)
+            if lanes is None or (population_key(lanes.config), len(lanes.members)) != (key, number):
+                self.progress.begin(self.stage)
+                splits = self.dataset.read(key.train_split), self.dataset.read(key.eval_split)
+                lanes = Lanes(number, wanted[0], *splits)
+        if lanes:
+            lanes.seat(wanted[: len(lanes.members)])
         return lanes
 
-    def _new_lanes(self, size: int, like: Member) -> Lanes:
-        self.progress.begin(self.stage)
-        config = like.run.config
-        return Lanes(size, like, self.dataset.read(config.train_split), self.dataset.read(config.eval_split))
+    def _number_of_lanes(self, entrants: list[Entrant], key: Config, size: int) -> int:
+        """As many as fit. An empty lane costs a CPU as much as any other, so the last few members get fewer.
 
-    def _train_epoch(self, lanes: Lanes, entrants: list[Entrant]) -> None:
+        Never one: alone, a member's last digits differ.
+        """
+        number = min(size, self.fits(key))
+        mine = sum(population_key(entrant.member.run.config) == key for entrant in entrants)
+        is_last = mine < len(entrants) or len(self.stage.queue.finished()) + mine >= len(self.stage.members)
+        while is_last and jax.default_backend() == "cpu" and 2 * mine <= number > 2:
+            number = (number + 1) // 2
+        return number
+
+    def _train_epoch(self, lanes: Lanes) -> None:
         for _ in lanes.train_epoch():
             pass
-        for entrant in entrants:
-            entrant.delay = max(entrant.delay - 1, 0)
         self.progress.update_lanes(self.stage, lanes.running(), len(lanes.members))
 
     def _save(self, entrants: list[Entrant]) -> None:
-        """Save every member that has trained."""
+        """Save every member that has trained; first the log, so that no checkpoint is ahead of it."""
+        if not any(entrant.is_behind for entrant in entrants):
+            self._report(entrants)
         for member in (entrant.member for entrant in entrants):
             if member.start and member.diverged_at is None:
                 members.save_member(member, member.start, member.state, member.run.config.keep)

@@ -1,7 +1,7 @@
 """The lanes of one compiled population: each trains one member at that member's own step, and may change members.
 
     lanes = Lanes(16, member, train_split, eval_split)
-    lanes.seat(3, member)
+    lanes.seat([member, another])
     for event in lanes.train_epoch():
         ...  # of `loop`, counted from the epoch's begin; leaves of its metrics are [P, K]
 
@@ -10,7 +10,7 @@ what another one does, and nobody reads that.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -39,17 +39,17 @@ class Lanes:
         """The members that have a lane."""
         return [member for member in self.members if member]
 
-    def free(self) -> list[int]:
-        """The lanes that have none."""
-        return [lane for lane, member in enumerate(self.members) if member is None]
+    def seat(self, members: Sequence[Member]) -> None:
+        """Give lanes to these members alone, of whom each goes on from its state, or from its first step.
 
-    def seat(self, lane: int, member: Member) -> None:
-        """Give a free lane to a member, which goes on from its state, or from its first step."""
-        self.members[lane], self._state = member, None
-
-    def release(self, member: Member) -> None:
-        """Free a member's lane."""
-        self.members[self.members.index(member)] = None
+        Who has a lane keeps it.
+        """
+        kept = [member if member in members else None for member in self.members]
+        new = [member for member in members if member not in kept]
+        for lane in [lane for lane, member in enumerate(kept) if member is None][: len(new)]:
+            kept[lane], self._state = new.pop(0), None
+        assert not new
+        self.members = kept
 
     def train_epoch(self) -> Iterator[loop.Event]:
         """Train every member for an epoch; at least one has a lane. Their histories are kept up to date."""

@@ -25,9 +25,9 @@ class Population:
 
     def begin(self) -> None:
         """The lineages before the first step."""
-        self.lineages = [[self._line(0, member, None, None)] for member in self.members]
-        for member in self.members:
+        for member in self.members:  # first: a saved one has hyperparameters of those that it copied later
             member.run = dataclasses.replace(member.run, hparams_by_step={})
+        self.lineages = [[self._line(0, member, None, None)] for member in self.members]
 
     def evolve(self, generation: int) -> list[int]:
         """Decide after a generation, counted from 1: the index of the member from which each goes on."""

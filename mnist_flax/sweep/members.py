@@ -131,5 +131,6 @@ def update(members: Sequence[Member | None], event: loop.Event, done: list[int])
         alone = loop.Event(step, epoch, state, metrics, seconds, evaluation, None, more)
         if bad := loop.not_finite(alone):
             member.diverged_at = bad.step
+            member.history["running"] = None  # else the epoch after a copy would begin with this one's steps
         else:
             update_history(member.history, alone, member.run.config_at(step - 1), member.program)

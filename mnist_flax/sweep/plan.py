@@ -18,7 +18,7 @@ from mnist_flax import placement
 from mnist_flax.config import Config
 from mnist_flax.data.datasets import Dataset
 from mnist_flax.sweep import growth, members, storage
-from mnist_flax.sweep.adapt import expected_epochs
+from mnist_flax.sweep.adapt import PopulationBased, expected_epochs
 from mnist_flax.sweep.cost import Costs, Population
 from mnist_flax.sweep.experiment import Overrides, sample
 from mnist_flax.sweep.progress import clock
@@ -112,7 +112,9 @@ def described(
         found = [population for each in planned[0] for population in each]
         everything += [population for each in planned for claim_ in each for population in claim_]
         checkpoints = [costs.of(population).checkpoint for population in found]
-        kept += min(candidates[0].keeps, len(candidates[0].members)) * max(checkpoints, default=0)
+        number = len(candidates[0].members)
+        networks = 2 * number if isinstance(adapt, PopulationBased) else min(candidates[0].keeps, number)
+        kept += networks * max(checkpoints, default=0)
         lines += [(candidates[0].name, _members(candidates[0])), ("", _programs(found, len(planned)))]
         lines += [("", f"members stop on the way: about {share:.0%} of all epochs")] if share < 1 else []
     if not everything:

@@ -8,6 +8,7 @@ the members' histories, so nothing else is stored: a worker that takes over make
 
 import contextlib
 import json
+import random
 import shutil
 import time
 from collections.abc import Callable
@@ -55,11 +56,11 @@ class PopulationWorker(Worker):
             finally:
                 queue.release(trials)
             if stage.left() == 0:
-                self.prune()
+                stage.prune()
                 write_results()
                 return
             self.progress.wait(left)
-            time.sleep(1)
+            time.sleep(random.uniform(0.5, 1.5))  # two that have begun together do not try together again
 
     def _claim(self) -> list[optuna.Trial]:
         """All members that are not done, or none: whoever has the first of them gets the others."""
@@ -69,10 +70,10 @@ class PopulationWorker(Worker):
         if queue.running():  # by another worker
             return []
         queue.enqueue({key: stage.members[key] for key in keys[:1]})
-        trials = queue.claim(1)
-        if trials and trials[0].user_attrs["member"] == keys[0]:
+        trials = queue.claim(len(keys))  # also what a worker has queued that died before it claimed it
+        if any(trial.user_attrs["member"] == keys[0] for trial in trials):
             queue.enqueue({key: stage.members[key] for key in keys})
-            trials += queue.claim(len(keys) - 1)
+            trials += queue.claim(len(keys) - len(trials))
         return sorted(trials, key=lambda trial: keys.index(trial.user_attrs["member"]))
 
     def _open(self, trials: list[optuna.Trial], claims: contextlib.ExitStack) -> Population | None:
@@ -149,8 +150,7 @@ class PopulationWorker(Worker):
         self.progress.begin(self.stage)
         splits = self.dataset.read(config.train_split), self.dataset.read(config.eval_split)
         lanes = Lanes(len(running), running[0], *splits)
-        for lane, member in enumerate(running):
-            lanes.seat(lane, member)
+        lanes.seat(running)
         by_key = dict(zip(self.stage.members, running, strict=True))
         while (epoch := running[0].start // program.steps_per_epoch) < config.epochs:
             for _ in lanes.train_epoch():

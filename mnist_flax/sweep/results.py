@@ -35,6 +35,7 @@ def _title(sweep: Sweep, rows: Rows) -> str:
 
 def finish(sweep: Sweep, *, figures: bool, tensorboard: bool) -> None:
     """Write everything, mark the sweep as finished, and print the main result."""
+    sweep.selection().prune()  # what a worker left that was killed before it did
     rows = write(sweep)
     if figures:
         _draw(sweep, rows)
@@ -85,7 +86,7 @@ def _print(sweep: Sweep, rows: Rows) -> None:
         scores = [_score(s) for s in summarize(rows) if (s.method, s.overrides) == (method, overrides)]
         say(f"{method + ': ' if method else ''}chosen {labels.described(overrides, overrides)}: {', '.join(scores)}")
     if not chosen:
-        say("nothing could be chosen: in every configuration a member diverged")
+        say("nothing could be chosen: in every configuration a member diverged or was stopped")
 
 
 def _score(s: Summary) -> str:

@@ -67,11 +67,11 @@ def standing(
             theirs = teams.get(member)
             if epoch == rung and theirs and theirs.label == team.label:
                 found.setdefault(theirs, {}).setdefault(member, accuracy)
-        if len(found.get(team, {})) == team.size:
+        if len(found.get(team, {})) >= team.size:
             break
     else:
         return None
-    scores = {each: _mean([*values.values()]) for each, values in found.items() if len(values) == each.size}
+    scores = {each: _mean([*values.values()]) for each, values in found.items() if len(values) >= each.size}
     finite, own = [score for score in scores.values() if score is not None], scores[team]
     kept = max(1, math.floor(len(finite) * keep + 1e-9))
     rank = max(len(finite), kept) + 1 if own is None else 1 + sum(score > own for score in finite)

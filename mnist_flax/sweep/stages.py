@@ -2,13 +2,15 @@
 
 import functools
 import itertools
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mnist_flax.analysis.summaries import choose
+from mnist_flax.analysis.summaries import choose, without_seed
 from mnist_flax.config import Config, Hyperparams
+from mnist_flax.sweep.adapt import Halving
 from mnist_flax.sweep.experiment import Experiment, Overrides, overrides_key, sample
 
 if TYPE_CHECKING:
@@ -53,6 +55,13 @@ class Stage:
         done = [(-score, trial.number, trial) for score, trial in scores if score is not None]
         return [trial for *_, trial in sorted(done)[: self.keeps]]
 
+    def prune(self) -> None:
+        """Remove the directories of finished members that are not kept: their results are recorded."""
+        kept = {trial.number for trial in self.kept()}
+        for trial in self.finished():
+            if trial.number not in kept:
+                shutil.rmtree(self.member_dir(trial), ignore_errors=True)
+
     def left(self) -> int:
         """How many members are not done."""
         return len(self.members) - len(self.finished())
@@ -84,7 +93,11 @@ class Sweep:
         populations: dict[Config, list[Overrides]] = {}
         for overrides in self.experiment.grid:
             populations.setdefault(population_key(self.experiment.config(overrides)), []).append(overrides)
-        return {overrides_key(each): {"overrides": each} for each in itertools.chain(*populations.values())}
+        members = [*itertools.chain(*populations.values())]
+        if isinstance(self.experiment.adapt, Halving) and self.experiment.adapt.across:  # seeds wait for each other
+            first: dict[str, int] = {}
+            members.sort(key=lambda each: first.setdefault(overrides_key(without_seed(each)), len(first)))
+        return {overrides_key(each): {"overrides": each} for each in members}
 
     def final(self, chosen: dict[str, Overrides] | None = None) -> Stage:
         """Every chosen configuration with every fresh seed; call it only after the selection is done.
@@ -130,7 +143,7 @@ class Sweep:
             row = {"stage": stage, "member": number, "trial": trial.number, "method": method, "value": value}
             row |= {field: queue.attribute(trial, field) for field in fields}
             row |= {"workdir": None} if value is None else {}
-            rows.append(row | {name: trial.user_attrs[name] for name in _OF_ADAPT if name in trial.user_attrs})
+            rows.append(row | {name: queue.attribute(trial, name) for name in _OF_ADAPT if name in trial.user_attrs})
         return rows
 
 

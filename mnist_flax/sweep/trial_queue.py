@@ -122,7 +122,7 @@ class TrialQueue:
         """Finish a claimed member; return False if another worker has taken it over because this one seemed dead.
 
         `values` are the accuracies after each epoch, `value` is the last one, or None if the member diverged, which the
-        sampler takes for worse than any number; `attributes` are stored with the trial.
+        sampler takes for worse than any that is done; `attributes` are stored with the trial.
         """
         state = TrialState.PRUNED if value is None else TrialState.COMPLETE
         try:

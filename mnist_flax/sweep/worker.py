@@ -1,7 +1,6 @@
 """One process of a sweep: claim members, train them as populations, record their results, until all are done."""
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,7 +66,7 @@ class Worker:
                     self._train(group)
         finally:  # after the claims on their directories have ended, so that other workers can use them
             self.stage.queue.release(trials)
-        self.prune()
+        self.stage.prune()
 
     def _populations(self, trials: list[optuna.Trial], claims: contextlib.ExitStack) -> list[list[_Claimed]]:
         """Open members, and group those that share all settings but hyperparameters, and their first step."""
@@ -126,7 +125,9 @@ class Worker:
     def best_of(self, done: list[Member]) -> list[Member]:
         """Those of some members at their end that are among the best, which the stage keeps."""
         scores = {member: accuracies(member)[-1] for member in done if member.diverged_at is None}
-        others = [self.stage.queue.objective(trial) or 0 for trial in self.stage.finished()]
+        paths = {member.path for member in done}  # after a kill, some of them may be recorded
+        trials = [trial for trial in self.stage.finished() if self.stage.member_dir(trial) not in paths]
+        others = [self.stage.queue.objective(trial) or 0 for trial in trials]
         lowest_kept = sorted([*others, *scores.values(), 0], reverse=True)[: self.stage.keeps][-1]
         return [member for member in scores if scores[member] >= lowest_kept]
 
@@ -138,13 +139,6 @@ class Worker:
         attributes |= {"seconds": round(sum(line["seconds"] for line in history), 3), "diverged_at": member.diverged_at}
         attributes |= {"workdir": f"{member.path.parent.name}/{member.path.name}"} | (more or {})
         self.stage.queue.finish(trial, scores, scores[-1] if is_done else None, attributes)
-
-    def prune(self) -> None:
-        """Remove the directories of finished members that are not kept: their results are recorded."""
-        kept = {trial.number for trial in self.stage.kept()}
-        for trial in self.stage.finished():
-            if trial.number not in kept:
-                shutil.rmtree(self.stage.member_dir(trial), ignore_errors=True)
 
 
 def accuracies(member: Member) -> list[float]:

@@ -21,7 +21,7 @@ from mnist_flax.config import Config, Hyperparams
 from mnist_flax.data import datasets
 from mnist_flax.errors import InputError
 from mnist_flax.process.signals import Stopped
-from mnist_flax.sweep import experiment_file, members
+from mnist_flax.sweep import experiment_file, halving, members
 from mnist_flax.sweep.adapt import Halving
 from mnist_flax.sweep.experiment import Experiment
 from mnist_flax.sweep.halving import HalvingWorker
@@ -96,17 +96,16 @@ def test_a_refilled_lane_compiles_nothing_and_its_member_equals_its_lone_run(
     *_, last = members.train(lone, *splits, needs_state=lambda: False)
     finals = [jax.tree.map(lambda leaf, i=i: jax.device_get(leaf)[i], last.state) for i in range(5)]
     waiting = open_members(tmp_path, dataset, config, hparams)
-    everyone, lanes, compiled_before = [*waiting], Lanes(2, waiting[0], *splits), []
-    while waiting or lanes.running():
+    everyone, lanes, compiled_before, running = [*waiting], Lanes(2, waiting[0], *splits), [], []
+    while waiting or running:
         # One lane takes its first member an epoch later: they are never at the same step.
-        for lane in lanes.free()[: 2 if compiled_before else 1]:
-            if waiting:
-                lanes.seat(lane, waiting.pop(0))
+        while waiting and len(running) < (2 if compiled_before else 1):
+            running.append(waiting.pop(0))
+        lanes.seat(running)
+        assert lanes.running() == sorted(running, key=lanes.members.index)
         for event in lanes.train_epoch():
             assert event.metrics.examples.shape[0] == 2
-        for member in lanes.running():
-            if member.start == member.program.total_steps:
-                lanes.release(member)
+        running = [member for member in running if member.start < member.program.total_steps]
         jitted: tuple[Any, ...] = compiled.train_members, compiled.eval_members, compiled.init_run
         compiled_before.append(tuple(each._cache_size() for each in jitted))
     assert len(compiled_before) == 9 and len({*compiled_before}) == 1
@@ -218,6 +217,95 @@ def test_a_killed_worker_decides_as_it_would_have(
         assert bench.stage.left()
         bench.work()
         assert bench.results() == straight.results(), places[index]
+
+
+RATES = (1e-2, 1e-5, 3e-3, 1e-3, 5e-3, 3e-4, 2e-2)
+TEAMS = Halving(rungs=(1, 2), keep=0.5, across="seed")
+PROGRAMS = tuple(
+    {"widths": [8 - 4 * (n > 4)], "learning_rate": rate} for n, rate in enumerate((*RATES[:5], *RATES[:3]))
+)
+INTERRUPTED: dict[str, tuple[dict[str, Any], int]] = {  # what is unlike `Bench`, and the lanes
+    "seeds": ({"grid": tuple({"learning_rate": r, "seed": n} for n in range(2) for r in RATES), "adapt": TEAMS}, 4),
+    "two programs": ({"grid": PROGRAMS, "adapt": Halving(rungs=(1,), keep=0.5)}, 3),
+    "a late rung": ({"adapt": Halving(rungs=(2,), keep=0.5)}, 4),
+}
+
+
+@pytest.mark.parametrize(("case", "tick"), [("seeds", 2), ("seeds", 4), ("two programs", 4), ("a late rung", 3)])
+def test_interrupted_in_any_way_it_decides_as_it_would_have(
+    case: str, tick: int, tmp_path: Path, dataset: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a signal, by a kill before anything was saved or after everything was, and by a kill while it saves."""
+    changes, size = INTERRUPTED[case]
+    (straight := Bench(tmp_path / "straight", dataset, **changes)).work(size)
+    save_member = members.save_member
+    for way in ("signal", "kill", "kill after a save", "kill while saving"):
+        bench, left = Bench(tmp_path / way, dataset, **changes), [2 if way == "kill while saving" else 99]
+        monkeypatch.setattr(members, "SAVE_SECONDS", -1.0 if way == "kill after a save" else 1e9)
+
+        def save(*args: Any, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            save_member(*args)
+
+        def kill(place: str, bench: Bench = bench) -> None:
+            if place == "trained" and len(bench.ticks) == tick:
+                raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises((Killed, Stopped)):
+            patch.setattr(members, "save_member", save)
+            if way in ("kill", "kill after a save"):
+                bench.work(size, kill=kill)
+            bench.work(size, signum=lambda ticks: signal.SIGTERM if ticks == tick else None)
+        bench.work(size)
+        assert bench.results() == straight.results(), way
+
+
+def no_waiting(monkeypatch: pytest.MonkeyPatch, then: Any = lambda: None) -> None:
+    """Fail where a worker waits for others more than once; `then` is called the first time."""
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        assert len(waited) < 3, "it would wait for ever"
+        then()
+
+    monkeypatch.setattr(halving, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+
+
+def test_seeds_that_join_a_stopped_configuration_stop_too(
+    tmp_path: Path, dataset: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_waiting(monkeypatch)
+    few, more = (
+        tuple({"learning_rate": rate, "seed": seed} for rate in (1e-2, 1e-5) for seed in range(number))
+        for number in (2, 3)
+    )
+    Bench(tmp_path / "sweep", dataset, grid=few, adapt=TEAMS).work(4)
+    bench = Bench(tmp_path / "sweep", dataset, grid=more, adapt=TEAMS)
+    bench.work(4)
+    stopped = {tuple(json.loads(key).values()): bool(found[0]) for key, found in bench.results().items()}
+    assert len(stopped) == 6 and bench.stage.left() == 0
+    assert {stopped[1e-5, seed] for seed in range(3)} == {True}
+    fewer = Bench(tmp_path / "sweep", dataset, grid=more[:1], adapt=TEAMS)
+    fewer.work(4)
+    assert fewer.stage.left() == 0
+
+
+def test_what_another_worker_leaves_is_taken_though_members_of_two_programs_wait_for_it(
+    tmp_path: Path, dataset: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = tuple({"widths": [width], "learning_rate": 1e-2, "seed": seed} for width in (8, 4) for seed in range(2))
+    bench = Bench(tmp_path / "sweep", dataset, grid=grid, adapt=TEAMS)
+    with TrialQueue(open_journal(bench.path), "selection") as other:
+        other.worker = other.worker.rpartition(" ")[0] + " 1"  # it lives
+        other.enqueue(bench.stage.members)
+        first, second, third, fourth = other.claim(4)
+        other.release([first, third])
+        no_waiting(monkeypatch, then=lambda: other.release([second, fourth]))
+        bench.work(4)
+    assert bench.stage.left() == 0
 
 
 def test_a_signal_waits_for_the_end_of_the_epoch_and_saves(tmp_path: Path, dataset: datasets.Dataset) -> None:

@@ -18,11 +18,11 @@ from test_halving import BASE, Killed, open_members
 from test_sweep import lines_of, rows_of, start
 
 from mnist_flax import drivers, loop, placement
-from mnist_flax.config import Hyperparams
+from mnist_flax.config import Config, Hyperparams
 from mnist_flax.data import datasets
 from mnist_flax.errors import InputError
 from mnist_flax.process.signals import Stopped
-from mnist_flax.sweep import experiment_file, lanes, members
+from mnist_flax.sweep import directory, experiment_file, lanes, members
 from mnist_flax.sweep.adapt import Choice, PopulationBased
 from mnist_flax.sweep.experiment import Experiment
 from mnist_flax.sweep.lineage import Population
@@ -31,6 +31,7 @@ from mnist_flax.sweep.stages import Stage, Sweep
 from mnist_flax.sweep.storage import open_journal
 from mnist_flax.sweep.trial_queue import TrialQueue
 from mnist_flax.workdir import checkpoint, run_info
+from mnist_flax.workdir.run_info import RunInfo
 
 METHOD = PopulationBased(quantile=0.25, perturb={"learning_rate": (0.5, 2.0)}, resample={"dropout_rate": (0.0, 0.3)})
 
@@ -166,8 +167,72 @@ def test_a_killed_worker_goes_on_as_it_would_have(
         trained = bench.epochs
         bench.work()
         assert bench.results() == straight.results(), (index, places[index])
+        for trial in bench.stage.kept():
+            assert checkpoint.steps(bench.stage.member_dir(trial) / "checkpoints")[-1:] == [10], (index, places[index])
         if save_seconds < 0 and places[index] == "copied":
             assert bench.epochs - trained == 5 - trained  # not from scratch
+
+
+def test_lineages_are_the_same_where_a_member_that_was_copied_copied_later() -> None:
+    """Also where runs are read again, which have the hyperparameters of those that they copied."""
+    method = PopulationBased(quantile=0.34, perturb={"learning_rate": (0.5, 2.0)})
+    accuracies = [(0.9, 0.1), (0.5, 0.6), (0.1, 0.5), (0.4, 0.9)]  # the first is the best, then the worst
+    found = []
+    for _ in range(2):
+        running: list[Any] = []
+        for number, scores in enumerate(accuracies):
+            run = RunInfo(Config(hparams=Hyperparams(seed=number, learning_rate=10.0**-number)), {}, {})
+            run = found[0].members[number].run if found else run
+            lines = [{"split": "eval", "epoch": n + 1, "accuracy": score} for n, score in enumerate(scores)]
+            program = SimpleNamespace(steps_per_epoch=2)
+            member = {"path": Path(f"{number:04d}"), "run": run, "history": {"history": lines}, "program": program}
+            running.append(SimpleNamespace(**member))
+        population = Population(running, method, 0)
+        population.begin()
+        population.evolve(1)
+        population.evolve(2)
+        found.append(population)
+    assert found[0].lineages == found[1].lineages
+    assert "0000" in [line["copied_from"] for lineage in found[0].lineages for line in lineage]
+    assert found[0].lineages[0][-1]["copied_from"] == "0003"
+
+
+def test_an_epoch_after_a_copy_counts_its_own_steps_only(tmp_path: Path, dataset: datasets.Dataset) -> None:
+    """The member that diverges does so within an epoch, after a call that was sound."""
+    bench = Bench(tmp_path / "sweep", dataset)
+    base = dataclasses.replace(bench.experiment.base, steps_per_call=1)
+    bench.experiment = dataclasses.replace(bench.experiment, base=base)
+    bench.work()
+    lines = [line for _, _, history in bench.results() for line in history if line["split"] == "train"]
+    assert {line["examples"] for line in lines} == {100}
+
+
+def test_another_population_is_refused(tmp_path: Path) -> None:
+    """Else networks of the first would be lost, and lineages of two be mixed."""
+    grid = tuple({"learning_rate": rate} for rate in (1e-2, 1e-3))
+    base = dataclasses.replace(BASE, epochs=5)
+    (tmp_path / "s.py").write_text("")
+    first, more = (
+        directory.identity(Experiment(tmp_path / "s.py", "", base, members, None, 2, {}, 0, str, adapt=METHOD), None)
+        for members in (grid, (*grid, {"learning_rate": 1e-4}))
+    )
+    directory.create(tmp_path / "sweep", first)
+    directory.check(tmp_path / "sweep", first)
+    with pytest.raises(InputError, match=r"MEMBERS='3 \(\w+\)' \(there '2 \(\w+\)'\); a population cannot change once"):
+        directory.check(tmp_path / "sweep", more)
+
+
+def test_copies_are_not_decided_on_the_test_split(tmp_path: Path) -> None:
+    sizes = {"train": 60000, "test": 10000}
+    final = {"train_split": "train", "eval_split": "test"}
+    for split in ("test", "train[50000:]"):
+        base = dataclasses.replace(BASE, eval_split=split)
+        experiment = Experiment(tmp_path / "s.py", "", base, ({},), None, 1, final, 0, str, adapt=METHOD)
+        if split == "test":
+            with pytest.raises(InputError, match="split='test' of the selection shares examples with the test's"):
+                experiment.check_no_leakage(sizes)
+        else:
+            experiment.check_no_leakage(sizes)
 
 
 def test_a_signal_saves_all_members(tmp_path: Path, dataset: datasets.Dataset) -> None:
@@ -200,8 +265,7 @@ def test_a_lineage_alone_equals_its_member_in_float64(
         population = Population(running, dataclasses.replace(METHOD, quantile=0.5), seed=1)
         population.begin()
         both = lanes.Lanes(4, running[0], *splits)
-        for lane, member in enumerate(running):
-            both.seat(lane, member)
+        both.seat(running)
         for epoch in range(1, 5):
             for _ in both.train_epoch():
                 pass
@@ -263,8 +327,8 @@ def test_a_member_is_an_ordinary_run_and_is_replayed(tmp_path: Path, command: Co
     assert abs(ours[-1]["accuracy"] - theirs[-1]["accuracy"]) <= 0.01
     again = command("sweep", study, "--workdir", path, "--replay", member.name, "--out", alone, *QUIET)
     assert again.returncode == 0 and "is finished: nothing to do" in again.stdout
-    for directory in (member, alone):
-        shown = command("evaluate", "--workdir", directory, "--json", "--no-figures")
+    for workdir in (member, alone):
+        shown = command("evaluate", "--workdir", workdir, "--json", "--no-figures")
         assert shown.returncode == 0 and abs(json.loads(shown.stdout)["accuracy"] - theirs[-1]["accuracy"]) <= 0.01
     assert command("export", "--workdir", member, "--format", "html", "--out", tmp_path / "x.html").returncode == 0
     flags = ["--config", member / "config.json", "--epochs", "6", *QUIET]

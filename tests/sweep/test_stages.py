@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_flax.config import Config
+from mnist_flax.sweep.adapt import Halving
 from mnist_flax.sweep.experiment import Experiment, overrides_key
 from mnist_flax.sweep.stages import Sweep
 from mnist_flax.sweep.storage import open_journal
@@ -64,3 +65,33 @@ def test_a_member_that_diverged_keeps_no_directory(tmp_path: Path) -> None:
         finish(queue, {0: 0.0, 1: 0.9, 2: 0.0, 3: 0.8})
         assert [trial.number for trial in stage.kept()] == [1, 3]
         assert [row["workdir"] for row in sweep.rows()] == [None, "members/0001", None, "members/0003"]
+
+
+def test_a_long_lineage_is_whole(tmp_path: Path) -> None:
+    """It is stored in pieces."""
+    experiment = Experiment(tmp_path / "study.py", "", Config(), GRID[:1], None, 1, {}, 0, overrides_key)
+    storage = open_journal(tmp_path)
+    with TrialQueue(storage, "selection") as queue, TrialQueue(storage, "final") as testing:
+        sweep = Sweep(experiment, tmp_path, queue, testing)
+        queue.enqueue(sweep.selection().members)
+        lineage = [{"step": step} for step in range(250)]
+        [trial] = queue.claim(1)
+        attributes: dict[str, Any] = {
+            "history": [],
+            "seconds": 1.0,
+            "versions": {},
+            "commit": None,
+            "diverged_at": None,
+        }
+        queue.finish(trial, [0.5], 0.5, attributes | {"workdir": "members/0000", "lineage": lineage})
+        assert sweep.rows()[0]["lineage"] == lineage
+
+
+def test_seeds_that_wait_for_each_other_are_next_to_each_other(tmp_path: Path) -> None:
+    grid = tuple({"l2": l2, "seed": seed} for seed in range(2) for l2 in (0.2, 0.1))
+    for across, order in (("seed", (0, 2, 1, 3)), (None, (0, 1, 2, 3))):
+        adapt = Halving(rungs=(1,), across=across)
+        experiment = Experiment(tmp_path / "s.py", "", Config(), grid, None, 4, {}, 0, overrides_key, adapt=adapt)
+        queue: Any = None
+        members = Sweep(experiment, tmp_path, queue, queue).selection().members
+        assert [each["overrides"] for each in members.values()] == [grid[i] for i in order]
