@@ -45,8 +45,8 @@ def test_the_pages_hold_tables() -> None:
 def made() -> dict[str, str]:
     """Each benchmark's table, made again from its measurements."""
     code = (
-        f"import json, provenance, {', '.join(BENCHMARKS)}; "
-        f"print(json.dumps({{m.__name__: m.table(provenance.load_results(m.LINES)) for m in ({', '.join(BENCHMARKS)})}}))"
+        f"import json, {', '.join(BENCHMARKS)}; from provenance import load_results; "
+        f"print(json.dumps({{m.__name__: m.table(load_results(m.LINES)) for m in ({', '.join(BENCHMARKS)})}}))"
     )
     cwd = ROOT / "experiments" / "benchmarks"
     result = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True)
