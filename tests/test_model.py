@@ -236,6 +236,15 @@ def test_a_narrow_product_and_its_gradients_are_those_of_matmul(columns: int) ->
         np.testing.assert_allclose(gradients[1], x.T @ into, rtol=1e-12, atol=1e-12)
 
 
+def test_a_unit_of_the_first_layer_is_a_picture() -> None:
+    kernel, shape = np.arange(2 * 3 * 1 * 5.0).reshape(6, 5), (2, 3, 1)
+    model = MLP(widths=(5,), batch_norm_layers=(), num_classes=10)
+    pictures = model.first_layer_pictures({"dense_1": {"kernel": kernel}}, shape)
+    assert pictures.shape == (5, *shape)
+    for unit in range(5):
+        np.testing.assert_array_equal(pictures[unit].ravel(), kernel[:, unit])
+
+
 def test_the_dense_layers_are_all_of_them_in_order(tiny: Tiny) -> None:
     variables = inference_variables(tiny.init(tiny.hparams()))
     layers = tiny.model.dense_layers(variables)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -258,6 +259,16 @@ def test_a_search_can_be_repeated(tmp_path: Path) -> None:
                 sampled[-1].append(trial.suggest_float("x", 0, 1))
                 one.finish(trial, [], sampled[-1][-1], {})
     assert sampled[0] == sampled[1] and len({*sampled[0], *sampled[2]}) == 48
+
+
+def test_a_search_looks_where_accuracies_are_high(tmp_path: Path) -> None:
+    one, sampled = TrialQueue(open_journal(tmp_path), "study"), list[float]()
+    one.enqueue({f"{n}": {} for n in range(40)})
+    for _ in range(5):
+        for trial in one.claim(8):
+            sampled.append(trial.suggest_float("x", 0, 1))
+            one.finish(trial, [], sampled[-1], {})
+    assert statistics.mean(sampled[-16:]) > 0.75 > statistics.mean(sampled[:8])
 
 
 def test_two_workers_of_a_search_sample_apart(tmp_path: Path) -> None:

@@ -168,6 +168,20 @@ def test_a_signal_does_not_wait_for_the_end_of_the_epoch(tmp_path: Path, dataset
         assert [checkpoint.steps(path / "checkpoints") for path in stage.path.iterdir()] == [[4]]
 
 
+def test_a_signal_in_the_last_call_loses_no_result(tmp_path: Path, dataset: datasets.Dataset, idle: Any) -> None:
+    with TrialQueue(open_journal(tmp_path), "selection") as queue:
+        stage, written = stage_of(tmp_path, queue), []
+
+        def update(event: Any, _: object) -> None:
+            idle.signals.received = signal.SIGTERM if event.step == 2 else None
+
+        idle.progress.update = update
+        with pytest.raises(Stopped, match="nothing was running"):
+            worker = Worker(stage, dataset, tmp_path, lambda _: 9, idle.progress, idle.signals)
+            worker.work(9, lambda: written.append(stage.left()))
+        assert written == [0]
+
+
 def test_metrics_that_a_full_disk_kept_from_being_written_are_written_later(
     tmp_path: Path, dataset: datasets.Dataset, idle: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
