@@ -75,8 +75,11 @@ def run(args: Args, signals: StopSignals) -> None:
     """The command."""
     path = args.workdir.expanduser().absolute()
     inference.check_ensemble_flags(args.ensemble, args.stage, args.step)
-    if args.predictions and not args.predictions.expanduser().absolute().parent.is_dir():
+    predictions = args.predictions and args.predictions.expanduser().absolute()
+    if predictions and not predictions.parent.is_dir():
         raise wrong("predictions", args.predictions, "is in no directory", "create it, or give another path")
+    if predictions and predictions.is_dir():
+        raise wrong("predictions", args.predictions, "is a directory", "give the path of a file")
     found = _evaluate_run(args, path) if args.ensemble is None else _evaluate_ensemble(args, path, args.ensemble)
     class_names, (images, labels) = found.run.data["class_names"], found.split
     where = {"dataset": found.run.config.dataset, "split": args.split or found.run.config.eval_split}
@@ -85,8 +88,11 @@ def run(args: Args, signals: StopSignals) -> None:
         say(json.dumps(report | {"class_names": class_names}))
     else:
         _print(report, class_names)
-    if args.predictions:
-        files.write_text(args.predictions.expanduser().absolute(), _csv(found.logits, labels, class_names))
+    if predictions:
+        # A link stays, and a device such as /dev/stdout is written to.
+        is_new = predictions.is_file() or not predictions.exists()
+        write = files.write_text if is_new else Path.write_text
+        write(predictions.resolve() if is_new else predictions, _csv(found.logits, labels, class_names))
     written = found.directory / "evaluation.json"
     try:
         found.directory.mkdir(exist_ok=True)  # of an ensemble; a run's is there
@@ -115,7 +121,9 @@ def _evaluate_run(args: Args, path: Path) -> _Evaluated:
     split = dataset.read(args.split or info.config.eval_split)
     logits = inference.logits_of(model, variables, split.images, info.config.eval_batch_size)
     pictures = model.first_layer_pictures(variables["params"], dataset.image_shape)
-    return _Evaluated(path, info, split, logits, pictures, {"step": step})
+    on = args.split or info.config.eval_split
+    seen = args.step == "best" and splits.overlap(info.config.eval_split, on, dataset.examples)
+    return _Evaluated(path, info, split, logits, pictures, {"step": step} | ({"chosen_on_it": True} if seen else {}))
 
 
 def _evaluate_ensemble(args: Args, path: Path, number: int) -> _Evaluated:
@@ -154,7 +162,8 @@ def _print(report: dict[str, Any], class_names: list[str]) -> None:
         middle, low, high = sum(accuracies) / len(networks), min(accuracies), max(accuracies)
         say(f"the single networks: {middle:.2%} correct on average, from {low:.2%} to {high:.2%}")
     if report.get("chosen_on_it"):
-        say("the networks were chosen by their accuracy on this split: the numbers are too good; give another --split")
+        what = "the networks were chosen by their" if networks else "this step was chosen by its"
+        say(f"{what} accuracy on this split: the numbers are too good; give another --split")
     table = Table(title="rows: truth, columns: prediction", box=SIMPLE, padding=(0, 0, 0, 1), title_justify="left")
     table.add_column("class", justify="left")
     for index in range(len(class_names)):

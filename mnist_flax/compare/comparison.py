@@ -43,6 +43,8 @@ def compare(runs: dict[str, Run], evaluations: dict[str, Evaluation | str]) -> d
     of_seen = [row["name"] for row in rows if row.get("trained_on_it")]
     if of_seen:
         notes.append(f"{', '.join(of_seen)}: trained on examples of this split, so the accuracy says little")
+    if chosen := [row["name"] for row in rows if row.get("chosen_on_it")]:
+        notes.append(f"{', '.join(chosen)}: the step was chosen by its accuracy on this split, which is too good")
     kind, tests, more = _tests(tested, members, settings)
     same = shared([*settings.values()])
     groups = _groups(members, settings, [n for n in differ if n != "seed"], tested)
@@ -87,7 +89,8 @@ def _groups(
 ) -> list[dict[str, Any]]:
     """Each group with the settings in which groups differ, and its mean accuracy."""
     groups = []
-    for letter, names in members.items():
+    for letter, several in members.items():
+        names = [*_by_seed(several, settings, []).values()]
         mean, deviation, low, high = spread([tested[name].scores["accuracy"] for name in names])
         about = {"group": letter, "runs": names, "settings": {name: settings[names[0]][name] for name in differ}}
         groups.append(about | {"mean": mean, "standard_deviation": deviation, "interval": [low, high]})

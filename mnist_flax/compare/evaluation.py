@@ -9,6 +9,7 @@ from mnist_flax.compare.runs import Run
 from mnist_flax.data import splits
 from mnist_flax.errors import RunError
 from mnist_flax.workdir import claim
+from mnist_flax.workdir.run_info import trained_on
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +27,8 @@ def evaluate(run: Run, step: str, split: str | None, data_dir: Path | None) -> E
     """Evaluate a run, on its evaluation split if `split` is None; or say why that cannot be done.
 
     The scores are step, dataset, split, examples, correct, accuracy, accuracy_interval, cross_entropy, epochs and
-    seconds (of training up to that step), and trained_on_it: whether the run has been trained on examples of the split.
+    seconds (of training up to that step), trained_on_it: whether the run, or the one with whose weights it began, has
+    been trained on examples of the split, and chosen_on_it: whether its step was chosen by its accuracy there.
     Raises `InputError` for a step, a split or a dataset that is missing.
     """
     from mnist_flax.workdir import checkpoint
@@ -47,7 +49,9 @@ def evaluate(run: Run, step: str, split: str | None, data_dir: Path | None) -> E
     scores |= {k: report[k] for k in ("examples", "correct", "accuracy", "accuracy_interval", "cross_entropy")}
     until = [line for line in run.lines if line["split"] == "train" and line["step"] <= number]
     scores |= {"epochs": len(until), "seconds": round(sum(line["seconds"] for line in until), 3)}
-    scores["trained_on_it"] = splits.overlap(config.train_split, split, dataset.examples)
+    seen = [config.train_split, *trained_on(run.info.initial, dataset.sha256)]
+    scores["trained_on_it"] = any(splits.overlap(each, split, dataset.examples) for each in seen)
+    scores["chosen_on_it"] = step == "best" and splits.overlap(config.eval_split, split, dataset.examples)
     examples = (*sorted(dataset.sha256.items()), *splits.ranges(split, dataset.examples))
     return Evaluation(scores, logits.argmax(axis=1) == data.labels, examples)
 

@@ -1,7 +1,5 @@
 """List the runs below a directory, without JAX: how far each has come, its last accuracy, its settings."""
 
-import functools
-import json
 import os
 import shutil
 from collections import Counter
@@ -13,11 +11,10 @@ from typing import Any
 from mnist_flax.compare import runs
 from mnist_flax.compare.runs import Settings, described
 from mnist_flax.errors import InputError
-from mnist_flax.process import files
 from mnist_flax.process.terminal import say, table, warn
 from mnist_flax.workdir import claim
 from mnist_flax.workdir.run_info import CONFIG
-from mnist_flax.workdir.sweep_results import RESULTS, SWEEP
+from mnist_flax.workdir.sweep_results import SWEEP
 
 _SHOWN = 5  # runs of one sweep
 
@@ -51,19 +48,7 @@ def find(directory: Path) -> list[ListedRun]:
         names[:] = [] if CONFIG in entries else [name for name in names if not name.startswith(".")]
         if CONFIG in entries:
             found.append(_describe(Path(path), str(Path(path).relative_to(directory))))
-    _diverged.cache_clear()
     return sorted(found, key=lambda run: (-run.changed, run.name))
-
-
-@functools.cache
-def _diverged(sweep: Path) -> set[Path]:
-    """The directories of a sweep's members that diverged: they leave no metrics, but results."""
-    try:
-        rows = [json.loads(line) for line in files.read_text(sweep / RESULTS).splitlines()]
-    except (OSError, ValueError, RecursionError):  # missing, or damaged
-        return set()
-    known = [row for row in rows if files.has_fields(row, {"workdir": str, "diverged_at": int})]
-    return {sweep / row["workdir"] for row in known}
 
 
 def _describe(path: Path, name: str) -> ListedRun:
@@ -75,7 +60,7 @@ def _describe(path: Path, name: str) -> ListedRun:
     except InputError as error:
         listed.problem = str(error)
         return listed
-    listed.state = "diverged" if sweep and path in _diverged(sweep) and not run.in_use else run.state
+    listed.state = run.state
     listed.epochs_done, listed.epochs, listed.settings = run.last_epoch, run.info.config.epochs, run.settings
     if run.evaluations and listed.state != "diverged":
         listed.accuracy = run.evaluations[-1]["accuracy"]

@@ -4,8 +4,8 @@ run = read(Path("exp1"))
 run.state, run.last_epoch, run.settings["l2"]
 """
 
+import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from mnist_flax.process import files
 from mnist_flax.workdir import claim, run_info
 from mnist_flax.workdir.run_info import RunInfo
 
-Settings = dict[str, Any]  # JSON values by the names of the flags
+Settings = dict[str, Any]  # JSON values by the names of the flags, and `hparams_by_step`
 _NUMBERS = {"accuracy": float, "cross_entropy": float, "seconds": float}
 _FIELDS: dict[str, type] = {"step": int, "epoch": int, "split": str} | _NUMBERS
 
@@ -35,8 +35,12 @@ class Run:
 
     @property
     def settings(self) -> Settings:
-        """Every setting."""
-        return _as_json(self.info.config)
+        """Every setting, and what else decides how a run goes: its first weights, and changes of hyperparameters."""
+        began = self.info.initial.get("sha256", "")[:12] or "none"
+        changes = {f"{step}": vars(each) | {"seed": None} for step, each in self.info.hparams_by_step.items()}
+        digest = hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:8]
+        changed = f"at {', '.join(changes)} ({digest})" if changes else "none"
+        return _as_json(self.info.config) | {"init_from": began, "hparams_by_step": changed}
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
@@ -50,10 +54,10 @@ class Run:
 
     @property
     def state(self) -> str:
-        """`running`, `finished`, `diverged` (its last numbers are not finite) or `stopped`."""
+        """`running`, `finished`, `diverged` or `stopped`."""
         if self.in_use:
             return "running"
-        if self.lines and not all(math.isfinite(self.lines[-1][name]) for name in _NUMBERS):
+        if claim.has_diverged(self.path):
             return "diverged"
         return "finished" if self.last_epoch >= self.info.config.epochs else "stopped"
 
@@ -97,7 +101,7 @@ def differing(all_settings: list[Settings]) -> list[str]:
 
 def unusual(settings: Settings) -> Settings:
     """The settings that differ from the defaults."""
-    defaults = _as_json(Config())
+    defaults = _as_json(Config()) | {"init_from": "none", "hparams_by_step": "none"}
     return {name: value for name, value in settings.items() if value != defaults[name]}
 
 

@@ -116,8 +116,14 @@ def find_decoded(name: str, data_dir: Path) -> Dataset | None:
 
 def _decoded_dirs(prepared: Path) -> tuple[Path, Path]:
     """Where the decoded copy of a prepared dataset may be: next to it or, if that may not be written, in the cache."""
-    key = hashlib.sha256(os.fsencode(prepared)).hexdigest()[:16]
+    # Another dataset may be prepared in the same place later.
+    files_there = sorted((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in _files_in(prepared))
+    key = hashlib.sha256(repr((os.fsencode(prepared), files_there)).encode()).hexdigest()[:16]
     return prepared / "decoded", cache_dir() / "decoded" / key
+
+
+def _files_in(directory: Path) -> list[Path]:
+    return [entry for entry in directory.iterdir() if entry.is_file()] if directory.is_dir() else []
 
 
 def _find_decoded(prepared: Path) -> Dataset | None:

@@ -66,7 +66,7 @@ def read_idx(path: Path) -> np.ndarray:
         content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(str(error)) from None
-    if content[:3] != b"\0\0\x08":
+    if content[:3] != b"\0\0\x08" or len(content) < 4:
         raise ValueError("it is not an IDX file of bytes")
     dimensions = np.frombuffer(content, ">u4", content[3], offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(dimensions)
@@ -107,7 +107,7 @@ def _npz(path: Path) -> Source:
             if missing := [key for key in _NPZ_KEYS if key not in names]:
                 raise wrong("source", path, f"lacks {', '.join(missing)}", f"give an .npz with {', '.join(_NPZ_KEYS)}")
             x_train, y_train, x_test, y_test = (archive[key] for key in _NPZ_KEYS)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError, NotImplementedError) as error:
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError, NotImplementedError) as error:
         raise wrong("source", path, f"is not an .npz of plain arrays ({first_line(error)})", _KINDS) from None
     pairs = {"train": (x_train, y_train), "test": (x_test, y_test)}
     return _of_arrays(path, pairs, {path.name: files.sha256(path)})

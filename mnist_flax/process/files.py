@@ -14,6 +14,7 @@ import resource
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +23,7 @@ from mnist_flax.errors import wrong
 
 _TEMPORARY: set[Path] = set()
 MOST_JSON = 2**26  # bytes of one JSON file
+_LOOKS_SECONDS = 0.2
 SCRATCH = ".saving-"  # a prefix, since some libraries choose the file format by the suffix
 
 
@@ -119,7 +121,7 @@ def read_text(path: Path) -> str:
         raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
     if status.st_size > MOST_JSON:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -138,7 +140,7 @@ def has_fields(tree: Any, kinds: dict[str, Any]) -> bool:
 def write_text(path: Path, text: str) -> None:
     """Replace a file's content atomically."""
     with replacing(path) as scratch:
-        scratch.write_text(text)
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")  # a directory may have any name
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
@@ -163,11 +165,21 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
 def lock(path: Path, *, wait: bool = True) -> Iterator[IO[str]]:
     """Hold a lock file, created if missing, against all other processes; gives the file, to write the holder's name in.
 
-    Raises `BlockingIOError` if another process holds it and `wait` is False.
+    Raises `BlockingIOError` if `wait` is False and another process holds it for longer than a look takes (`is_locked`).
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     with os.fdopen(descriptor, "r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        until = time.monotonic() + _LOOKS_SECONDS
+        while not wait:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
+        if wait:
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield file
 
 

@@ -190,13 +190,14 @@ def _work(args: Args, sweep: stages.Sweep, dataset: datasets.Dataset, data_dir: 
 
 def _worker(plain: "Worker") -> "Worker":
     """The worker that trains a stage: the selection by the experiment's `ADAPT`."""
+    from mnist_flax.sweep.decisions import Decisions
     from mnist_flax.sweep.halving import HalvingWorker
     from mnist_flax.sweep.population import PopulationWorker
     from mnist_flax.sweep.rungs import ReportLog
 
     stage, adapt = plain.stage, plain.stage.experiment.adapt
     if stage.name == "selection" and isinstance(adapt, Halving):
-        return HalvingWorker(**vars(plain), halving=adapt, log=ReportLog(stage.queue))
+        return HalvingWorker(**vars(plain), decisions=Decisions(stage, adapt, ReportLog(stage.queue)))
     if stage.name == "selection" and isinstance(adapt, PopulationBased):
         return PopulationWorker(**vars(plain), method=adapt, seed=stage.experiment.base.hparams.seed)
     return plain

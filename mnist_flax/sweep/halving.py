@@ -1,6 +1,6 @@
 """Train a stage by asynchronous successive halving: the lane of a member that stops takes the next waiting member.
 
-HalvingWorker(stage, dataset, data_dir, fits, progress, signals, halving, log).work(16, write_results)
+HalvingWorker(stage, dataset, data_dir, fits, progress, signals, Decisions(stage, halving, log)).work(16, write_results)
 
 After each epoch of its lanes a worker first stores what all of them scored, as one batch. Who goes on follows from the
 stored order alone, so a worker that was killed decides as it would have.
@@ -13,46 +13,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
-import optuna
 from optuna.trial import TrialState
 
 from mnist_flax.config import Config
 from mnist_flax.process.signals import Stopped
 from mnist_flax.sweep import members
-from mnist_flax.sweep.adapt import Halving
+from mnist_flax.sweep.decisions import Decisions, Entrant
 from mnist_flax.sweep.lanes import Lanes
-from mnist_flax.sweep.members import Member
-from mnist_flax.sweep.rungs import Report, ReportLog, Standing, Team, standing, teams_of
+from mnist_flax.sweep.rungs import Standing
 from mnist_flax.sweep.stages import population_key
 from mnist_flax.sweep.worker import Worker, accuracies
 from mnist_flax.workdir import claim
-
-
-@dataclass(eq=False)
-class Entrant:
-    """A claimed member, until it is done or stops."""
-
-    trial: optuna.Trial
-    member: Member
-    number: int  # in the name of its directory
-    lock: contextlib.ExitStack  # holds its directory
-    logged: int = 0  # the last epoch that the log had of it when it was claimed
-    diverges: bool = False  # after that, as the log says
-    passed: int = 0  # the last rung after which it goes on
-    waits: bool = False  # at a rung, for the other members of its team
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether a killed worker had trained and logged more than it had saved."""
-        return self.member.diverged_at is None and (self.diverges or len(accuracies(self.member)) < self.logged)
 
 
 @dataclass(frozen=True)
 class HalvingWorker(Worker):
     """Trains members of the selection in this process; any number of workers share the queue and the log."""
 
-    halving: Halving
-    log: ReportLog
+    decisions: Decisions
 
     def work(self, size: int, write_results: Callable[[], object]) -> None:
         """As `Worker.work`, in at most `size` lanes; a stop waits for the end of the running epoch."""
@@ -115,25 +93,12 @@ class HalvingWorker(Worker):
             else:
                 queue.release([trial])
         if found:
-            self._look_up(found)
+            self.decisions.look_up(found)
         return found
-
-    def _look_up(self, claimed: list[Entrant]) -> None:
-        """Note how far each had come by the log, and who waits there for its team."""
-        batches, teams = self.log.batches(), teams_of(self.stage, self.halving.across)
-        reports = [report for batch in batches for report in batch]
-        for entrant in claimed:
-            mine = [report for report in reports if report.member == entrant.number]
-            entrant.logged = max((report.epoch for report in mine if report.accuracy is not None), default=0)
-            entrant.diverges = any(report.accuracy is None for report in mine)
-            rung = self.halving.rung(entrant.logged, entrant.member.run.config.epochs)
-            entrant.waits = (
-                not entrant.diverges and rung is not None and not self._standing(entrant, rung, batches, teams)
-            )
 
     def _decide(self, entrants: list[Entrant]) -> bool:
         """Record the members that are done or stop; whether any are."""
-        done, stopped = self._judge(entrants)
+        done, stopped = self.decisions.judge(entrants)
         for member in self.best_of([entrant.member for entrant in done]):
             members.save_member(member, member.start, member.state, member.run.config.keep)
         for entrant in (*done, *stopped):
@@ -146,50 +111,6 @@ class HalvingWorker(Worker):
         if done or stopped:
             self.stage.prune()
         return bool(done or stopped)
-
-    def _judge(self, entrants: list[Entrant]) -> tuple[list[Entrant], dict[Entrant, Standing]]:
-        """Store new scores; returns who is done and who stops, by all that is stored. The others go on, or wait."""
-        batches, done, stopped = self._report(entrants), list[Entrant](), dict[Entrant, Standing]()
-        teams = teams_of(self.stage, self.halving.across) if entrants else {}
-        for entrant in entrants:
-            epoch, epochs = len(accuracies(entrant.member)), entrant.member.run.config.epochs
-            rung = self.halving.rung(epoch, epochs)
-            if entrant.member.diverged_at is not None or epoch == epochs:
-                done.append(entrant)
-            elif rung and rung > entrant.passed:
-                found = self._standing(entrant, rung, batches, teams)
-                entrant.waits, entrant.passed = found is None, rung if found and found.goes_on else entrant.passed
-                if found and not found.goes_on:
-                    stopped[entrant] = found
-        return done, stopped
-
-    def _standing(
-        self, entrant: Entrant, rung: int, batches: list[list[Report]], teams: dict[int, Team]
-    ) -> Standing | None:
-        """Where its team stands at a rung; a team that was stopped stays so, whoever joins it later."""
-        team = teams[entrant.number]
-        for trial in self.stage.finished() if self.halving.across else []:
-            if (note := trial.user_attrs.get("stopped")) and teams[self.stage.queue.first_number(trial)] == team:
-                return Standing(*(note[name] for name in Standing._fields))
-        return standing(batches, rung, team, teams, self.halving.keep)
-
-    def _report(self, ready: list[Entrant]) -> list[list[Report]]:
-        """Store what is not in the log yet; returns all batches."""
-        batches = self.log.batches()
-        known = {(report.member, report.epoch) for batch in batches for report in batch}
-        batch = []
-        for entrant in ready:
-            scores, epochs = accuracies(entrant.member), entrant.member.run.config.epochs
-            self.stage.queue.report_accuracies(entrant.trial, scores)
-            epoch = len(scores)
-            if entrant.member.diverged_at is not None and (rung := self.halving.next_rung(epoch, epochs)):
-                batch.append(Report(entrant.number, rung, None))
-            elif scores:
-                batch.append(Report(entrant.number, epoch, scores[-1]))
-        if new := [report for report in batch if (report.member, report.epoch) not in known]:
-            self.log.append(new)
-            return self.log.batches()
-        return batches
 
     def _lanes(self, entrants: list[Entrant], lanes: Lanes | None, size: int) -> Lanes | None:
         """Seat those that may train: in these lanes, or in new ones for another program, or for the last few.
@@ -230,7 +151,7 @@ class HalvingWorker(Worker):
     def _save(self, entrants: list[Entrant]) -> None:
         """Save every member that has trained; first the log, so that no checkpoint is ahead of it."""
         if not any(entrant.is_behind for entrant in entrants):
-            self._report(entrants)
+            self.decisions.report(entrants)
         for member in (entrant.member for entrant in entrants):
             if member.start and member.diverged_at is None:
                 members.save_member(member, member.start, member.state, member.run.config.keep)
@@ -239,6 +160,6 @@ class HalvingWorker(Worker):
         """Say who stops, and why."""
         reasons = Counter((len(accuracies(e.member)), found.kept, found.of) for e, found in stopped.items())
         for (epoch, kept, of), number in reasons.items():
-            what = "configurations" if self.halving.across else "members"
+            what = "configurations" if self.decisions.halving.across else "members"
             after = f"epoch {epoch}" if epoch == 1 else f"{epoch} epochs"
             self.progress.say(f"{number} stopped after {after}: not among the best {kept} of {of} {what} there")

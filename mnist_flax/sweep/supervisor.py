@@ -31,7 +31,7 @@ def train(sweep: Sweep, workers: int, remaining: Callable[[], float | None], sig
             progress.say(f"{workers} workers; their output is in {sweep.path}/worker-*.log")
             while pool.running():
                 if signals.received:
-                    raise Stopped(signals.received, f"what was running is saved in {sweep.path}")
+                    break
                 stage = sweep.current()
                 progress.watch(stage)
                 for line in pool.replace_killed(stage.left()):
@@ -39,6 +39,10 @@ def train(sweep: Sweep, workers: int, remaining: Callable[[], float | None], sig
                 time.sleep(1)
         finally:
             codes = pool.stop(signals.received or signal.SIGTERM)
+    if signum := signals.received:
+        if any(code not in (0, 128 + signum, -signum) for code in codes):
+            raise RunError(f"stopped by {signal.Signals(signum).name}, and not all was saved ({pool.why(codes)})")
+        raise Stopped(signum, f"what was running is saved in {sweep.path}")
     if left := sweep.current().left():
         raise RunError(f"{left} members are left ({pool.why(codes)}); run the same command again")
 

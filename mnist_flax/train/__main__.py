@@ -4,6 +4,7 @@ python -m mnist_flax.train --workdir exp1 --epochs 10 --learning-rate 3e-4
 """
 
 import contextlib
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,10 +91,12 @@ def run(args: Args, signals: StopSignals | Interrupts) -> None:
             manual_dir = args.manual_dir.expanduser().absolute() if args.manual_dir else None
             dataset = datasets.open_dataset(config.dataset, data_dir, manual_dir, track)
             info = datasets.dataset_info(dataset, config.train_split, config.eval_split, data_dir)
-            _check_splits(path, config, dataset)
-            ours = run_info.new(config, info, init_from.find(source, path))
-        initial = {f"initial.{name}": value for name, value in ours.initial.items()}
-        distributed.check_same({name: value for name, value in info.items() if name != "data_dir"} | initial)
+            initial = init_from.find(source, path, info)
+            _check_splits(path, config, dataset, initial)
+            by_step = run_info.read(path).hparams_by_step if claim.is_run(path) else {}
+            ours = dataclasses.replace(run_info.new(config, info, initial), hparams_by_step=by_step)
+        told = {f"initial.{name}": value for name, value in initial.items()} | {"hparams_by_step": str(by_step)}
+        distributed.check_same({name: value for name, value in info.items() if name != "data_dir"} | told)
         with contextlib.ExitStack() as stack:
             with distributed.refused_together():
                 recorded = stack.enter_context(claim.claim(path, ours)) if distributed.is_leader() else ours
@@ -103,10 +106,14 @@ def run(args: Args, signals: StopSignals | Interrupts) -> None:
             train(path, recorded, dataset, mesh, signals, writer, profile)
 
 
-def _check_splits(path: Path, config: Config, dataset: datasets.Dataset) -> None:
-    """Refuse a new run that would be evaluated on examples that it is trained on; warn of an older one."""
+def _check_splits(path: Path, config: Config, dataset: datasets.Dataset, initial: dict[str, Any]) -> None:
+    """Refuse a new run that is evaluated on what it, or its first weights, are trained on; warn of an older one."""
     try:
         splits.check_disjoint(config.train_split, config.eval_split, dataset.examples)
+        for split in run_info.trained_on(initial, dataset.sha256):
+            if splits.overlap(split, config.eval_split, dataset.examples):
+                problem = f"shares examples with {split}, on which init_from={initial['workdir']!r} was trained"
+                raise wrong("eval_split", config.eval_split, problem, "give a split that it has not seen")
     except InputError as error:
         if not claim.is_run(path):
             raise

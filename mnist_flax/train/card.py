@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mnist_flax.config import Config, flatten
+from mnist_flax.data.datasets import default_data_dir
 from mnist_flax.metrics import evaluation_report, wilson_interval
 from mnist_flax.process.files import write_text
 from mnist_flax.workdir.run_info import RunInfo
@@ -108,8 +109,13 @@ def _differing(config: Config) -> dict[str, Any]:
 
 def _command(path: Path, run: RunInfo, differing: dict[str, Any]) -> str:
     """The command that makes this run again."""
+    if run.hparams_by_step:
+        steps = ", ".join(map(str, run.hparams_by_step))
+        return f"# by no single command: its hyperparameters hold from steps {steps} on, see config.json"
     words = ["python", "-m", "mnist_flax.train", "--workdir", path.name]
     words += ["--init-from", run.initial["workdir"]] if run.initial else []
+    if run.data["data_dir"] != str(default_data_dir()):
+        words += ["--data-dir", run.data["data_dir"]]
     for name, value in differing.items():
         words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
     return shlex.join(words)

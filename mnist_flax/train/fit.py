@@ -51,11 +51,14 @@ def fit(
     args = command.Args(
         Path(workdir), config, init_from=source, data_dir=data_dir, figures=figures, tensorboard=tensorboard
     )
+    signals = Interrupts()
     with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
         try:
-            command.run(args, Interrupts())
+            command.run(args, signals)
         except Stopped as stopped:
             raise KeyboardInterrupt(str(stopped)) from None
     path = Path(workdir).expanduser().absolute()
+    if signals.received:  # in the last call: the run is done, but the caller wants to stop
+        raise KeyboardInterrupt(f"{path} is finished and saved")
     lines = claim.metrics_file(path).read_text().splitlines()
     return Run(path, config, [json.loads(line) for line in lines])

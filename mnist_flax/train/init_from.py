@@ -1,7 +1,7 @@
 """Begin with the weights and BatchNorm statistics of another run: `--init-from exp1`.
 
 check(source, path, config)
-initial = find(source, path)  # what config.json records: the checkpoint and its checksum
+initial = find(source, path, dataset_info)  # what config.json records: the checkpoint and its checksum
 state = first_state(state, run)
 """
 
@@ -37,10 +37,12 @@ def check(source: Path | None, path: Path, config: Config) -> None:
                 raise wrong("init_from", str(source), f"has {name}={there} (here {ours})", f"give {flag}")
 
 
-def find(source: Path | None, path: Path) -> dict[str, Any]:
+def find(source: Path | None, path: Path, data: dict[str, Any]) -> dict[str, Any]:
     """The latest checkpoint of `source`: its workdir, step and sha256 (of its sums); {} for random weights.
 
-    A run that exists keeps what it began with, however far `source` has come since.
+    Also `trained_on`, the data's checksums and the training split of `source`, and of the runs that it began with.
+    A run that exists keeps what it began with, however far `source` has come since. `data` is that of the new run;
+    raises `InputError` if its images are of another size.
     """
     if claim.is_run(path):
         return run_info.read(path).initial
@@ -51,7 +53,12 @@ def find(source: Path | None, path: Path) -> dict[str, Any]:
     saved = checkpoint.steps(claim.checkpoints_dir(source))
     if not saved:
         raise wrong("init_from", str(source), "holds no checkpoint yet", "train it first")
-    return {"workdir": str(source), "step": saved[-1], "sha256": _sum_of(source, saved[-1])}
+    theirs = run_info.read(source)
+    if theirs.data["image_shape"] != data["image_shape"]:
+        problem = f"has images of another size: {theirs.data['image_shape']}, here {data['image_shape']}"
+        raise wrong("init_from", str(source), problem, "give a run on images of the same size")
+    seen = [[theirs.data["sha256"], theirs.config.train_split], *theirs.initial.get("trained_on", [])]
+    return {"workdir": str(source), "step": saved[-1], "sha256": _sum_of(source, saved[-1]), "trained_on": seen}
 
 
 def _sum_of(source: Path, step: int) -> str:

@@ -92,6 +92,8 @@ def _run_loop(
             stop = stop or distributed.stop_signal(call, signals.received)
             if bad := loop.not_finite(event):
                 saver.wait()
+                if distributed.is_leader():
+                    claim.mark_diverged(path)
                 raise RunError(f"{bad.what}; {checkpoint.last_good(directory)}; try a smaller learning_rate")
             try:
                 log.update(event, progress)

@@ -19,8 +19,9 @@ from mnist_flax.process import files
 from mnist_flax.workdir import run_info
 from mnist_flax.workdir.run_info import CONFIG, RunInfo
 
-_LOCK, _SAVED, _ANOTHER = ".lock", ".saved", "give another --workdir"
-_WRITTEN = (CONFIG, "metrics.jsonl", "evaluation.json", "README.md", _LOCK, _SAVED)
+_LOCK, _SAVED, _DIVERGED, _ANOTHER = ".lock", ".saved", ".diverged", "give another --workdir"
+CARD = "README.md"
+_WRITTEN = (CONFIG, "metrics.jsonl", "evaluation.json", CARD, _LOCK, _SAVED, _DIVERGED)
 _WRITTEN += ("lineage.jsonl", "checkpoints", "figures", "tensorboard", "checkpoints/*", "tensorboard/*")
 _LEFTOVERS = {_LOCK, files.scratch_of(Path(CONFIG)).name, f".{CONFIG}.tmp"}  # of a kill before the first write
 
@@ -45,6 +46,10 @@ def check(workdir: Path, config: Config) -> None:
 
     More epochs are right where the learning rate does not depend on their number: the run goes on.
     """
+    try:
+        os.fspath(workdir).encode()
+    except UnicodeEncodeError:
+        raise wrong("workdir", workdir, "is not a name in UTF-8, as checkpoints need", _ANOTHER) from None
     try:
         found = is_run(workdir)
         entries = {entry.name for entry in workdir.iterdir()} if workdir.exists() else set()
@@ -115,7 +120,9 @@ def claim(workdir: Path, run: RunInfo) -> Iterator[RunInfo]:
         if differing:
             problem = f"holds other data than the run began with ({', '.join(differing)})"
             raise wrong("data_dir", run.data["data_dir"], problem, "give its --data-dir, or another --workdir")
+        (workdir / _DIVERGED).unlink(missing_ok=True)
         if recorded.config != run.config:
+            (workdir / CARD).unlink(missing_ok=True)  # it tells of fewer epochs
             run_info.write(workdir, recorded := replace(recorded, config=run.config))
         yield recorded
 
@@ -128,6 +135,16 @@ def is_held(workdir: Path) -> bool:
 def mark_saved(workdir: Path) -> None:
     """Mark that a checkpoint was saved: if there are none later, the run does not start again from scratch."""
     (workdir / _SAVED).touch()
+
+
+def mark_diverged(workdir: Path) -> None:
+    """Mark that a run has diverged, until it is started again."""
+    (workdir / _DIVERGED).touch()
+
+
+def has_diverged(workdir: Path) -> bool:
+    """Whether a run ended because it diverged."""
+    return (workdir / _DIVERGED).exists()
 
 
 def was_saved(workdir: Path) -> bool:

@@ -43,6 +43,11 @@ def new(config: Config, data: dict[str, Any], initial: dict[str, Any] | None = N
     return RunInfo(config, data, versions(), commit(), initial or {})
 
 
+def trained_on(initial: dict[str, Any], sha256: dict[str, str]) -> list[str]:
+    """The splits of the dataset with these checksums on which a run's first weights were trained."""
+    return [split for sums, split in initial.get("trained_on", []) if sums == sha256]
+
+
 def changed_versions(run: RunInfo) -> list[str]:
     """The versions that have changed since the run began, as `jax 0.10.1 (was 0.10.0)`."""
     now = versions().items()
@@ -139,9 +144,16 @@ def _sound(tree: dict[str, Any]) -> dict[str, bool]:
         "sha256": isinstance(data["sha256"], dict) and texts([*data["sha256"], *data["sha256"].values()]),
         "versions": isinstance(versions, dict) and texts([*versions, *versions.values()]),
         "commit": texts([tree["commit"]]),
-        "initial": tree["initial"] == {} or has_fields(tree["initial"], {"workdir": str, "step": int, "sha256": str}),
+        "initial": tree["initial"] == {} or (isinstance(tree["initial"], dict) and _is_initial(tree["initial"])),
         "format": tree["format"] == FORMAT,
     }
+
+
+def _is_initial(tree: Any) -> bool:
+    """Whether JSON says with which weights a run began; older runs do not say on what those were trained."""
+    if not has_fields({"trained_on": []} | tree, {"workdir": str, "step": int, "sha256": str, "trained_on": list}):
+        return False
+    return all(isinstance(each, list) and [*map(type, each)] == [dict, str] for each in tree.get("trained_on", []))
 
 
 def identity_of(run: RunInfo) -> dict[str, Any]:

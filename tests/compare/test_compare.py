@@ -194,6 +194,29 @@ def test_pairs_have_limits() -> None:
     assert test["p"] == scipy.stats.binomtest(0, 10).pvalue  # two runs: of these networks, not of their settings
 
 
+def test_first_weights_and_changes_of_hyperparameters_are_settings() -> None:
+    """Else a run that was begun with another's weights would be one more seed of those with random ones."""
+    infos = [run_info.RunInfo(Config(hparams=Hyperparams(seed=seed)), {}, {}) for seed in (0, 1)]
+    began = [dataclasses.replace(each, initial={"sha256": "a" * 64}) for each in infos]
+    changed = [
+        dataclasses.replace(each, hparams_by_step={0: each.config.hparams, 9: Hyperparams(l2=0)}) for each in infos
+    ]
+    settings = {}
+    for number, each in enumerate([*infos, *began, *changed]):
+        settings[f"{number}"] = runs.Run(Path("x"), each, [], False).settings
+    assert comparison._group(settings) == {"A": ["0", "1"], "B": ["2", "3"], "C": ["4", "5"]}
+    assert runs.differing([*settings.values()]) == ["seed", "init_from", "hparams_by_step"]
+    assert runs.unusual(settings["2"]) == {"init_from": "a" * 12}
+
+
+def test_the_mean_of_a_group_counts_a_seed_once() -> None:
+    settings = {name: {"seed": seed} for name, seed in (("a", 0), ("copy", 0), ("b", 1))}
+    scores = {"a": 0.5, "copy": 0.5, "b": 0.7}
+    tested: Any = {name: evaluation.Evaluation({"accuracy": score}, np.ones(1), ()) for name, score in scores.items()}
+    [group] = comparison._groups({"A": ["a", "copy", "b"]}, settings, [], tested)
+    assert group["runs"] == ["a", "b"] and group["mean"] == pytest.approx(0.6)
+
+
 def test_a_seed_counts_once() -> None:
     again = made("again", [700], [2])
     about = compared(made("a", [900, 910], [1, 2]), made("b", [890, 905], [1, 2], l2=0.1), again)

@@ -51,7 +51,7 @@ def base(tmp_path: Path) -> Path:
     make(base / "deep" / "er" / "stopped", 3, 2, seed=5)
     make(base / "new", 0, 3, l2=0.1)
     bad = make(base / "nan", 2, 4)
-    texts = {bad / "metrics.jsonl": (bad / "metrics.jsonl").read_text().replace("0.92", "NaN")}
+    texts = {bad / "metrics.jsonl": (bad / "metrics.jsonl").read_text(), bad / ".diverged": ""}
     texts[make(base / "cut", 2, 5) / "metrics.jsonl"] = '{"step"\n{}\n'
     texts[make(base / "newer", 1, 6) / "config.json"] = json.dumps({"format": 9})
     (base / "text").mkdir()
@@ -65,7 +65,7 @@ def base(tmp_path: Path) -> Path:
     for member in range(8):
         make(sweep / "members" / f"{member:04}", 4 if member != 7 else 0, 100 + member, seed=member)
     files.write_text(sweep / "sweep.json", "{}\n")
-    files.write_lines(sweep / "results.jsonl", [{"workdir": "members/0007", "diverged_at": 3}, {"workdir": None}])
+    (sweep / "members" / "0007" / ".diverged").touch()
     return base
 
 

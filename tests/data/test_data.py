@@ -440,3 +440,12 @@ def test_damaged_or_foreign_files_are_named_and_nothing_is_written(tmp_path: Pat
 def test_the_embedded_files_are_canonical() -> None:
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=EMBEDDED, check=True)
     prepare.check_sources("mnist", None)
+
+
+def test_a_copy_in_the_cache_is_not_that_of_another_dataset_in_the_same_place(tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text("{}")
+    first = datasets._decoded_dirs(tmp_path)
+    assert datasets._decoded_dirs(tmp_path) == first
+    (tmp_path / "train.array_record").write_bytes(b"other")
+    beside, elsewhere = datasets._decoded_dirs(tmp_path)
+    assert beside == first[0] and elsewhere != first[1]

@@ -20,6 +20,7 @@ from PIL import Image
 
 from mnist_flax.data import __main__ as data
 from mnist_flax.data import datasets, digits, own_images, pictures, sources
+from mnist_flax.errors import InputError
 from mnist_flax.process import cli
 from mnist_flax.process.terminal import no_track
 
@@ -336,3 +337,17 @@ def test_a_data_directory_that_cannot_be_written_is_named(run, tmp_path: Path) -
     (tmp_path / "data").write_text("")
     result = run(tmp_path / "own.npz", "--name", "mine")
     assert result.code == 2 and "data_dir=" in result.err and "give another --data-dir" in result.err
+
+
+@pytest.mark.parametrize("content", [b"\0\0\x08", b"\0\0\x08\x03", b""])
+def test_a_cut_idx_file_is_damaged(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(ValueError, match=r"not an IDX|buffer|size"):
+        sources.read_idx(tmp_path / "x")
+
+
+def test_a_single_array_is_no_dataset(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((2, 28, 28), np.uint8))
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    with pytest.raises(InputError):
+        sources.find(tmp_path / "x.npz", no_track)

@@ -23,6 +23,7 @@ from mnist_flax.errors import InputError
 from mnist_flax.process.signals import Stopped
 from mnist_flax.sweep import experiment_file, halving, members
 from mnist_flax.sweep.adapt import Halving
+from mnist_flax.sweep.decisions import Decisions
 from mnist_flax.sweep.experiment import Experiment
 from mnist_flax.sweep.halving import HalvingWorker
 from mnist_flax.sweep.lanes import Lanes
@@ -148,9 +149,8 @@ class Bench:
             begin=lambda stage: None, say=lambda text: None, wait=lambda left: None, update_lanes=update
         )
         adapt: Any = self.experiment.adapt
-        worker = HalvingWorker(
-            self.stage, self.dataset, self.path, lambda _: 99, progress, signals, halving=adapt, log=self.log
-        )
+        decisions = Decisions(self.stage, adapt, self.log)
+        worker = HalvingWorker(self.stage, self.dataset, self.path, lambda _: 99, progress, signals, decisions)
         if kill:
             append, finish = self.log.append, self.queue.finish
             self.log.append = lambda batch: (append(batch), kill("stored"))[0]  # type: ignore[method-assign]

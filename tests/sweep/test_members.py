@@ -20,7 +20,6 @@ from mnist_flax.sweep import members
 from mnist_flax.sweep.stages import Stage
 from mnist_flax.sweep.storage import open_journal
 from mnist_flax.sweep.trial_queue import TrialQueue
-from mnist_flax.sweep.worker import Worker
 from mnist_flax.workdir import checkpoint, claim, run_info
 
 MEMBERS = [{}, {"learning_rate": 1e-2, "seed": 1}, {"dropout_rate": 0.5}, {"l2": 0.1, "seed": 2}]
@@ -167,7 +166,7 @@ def test_what_is_removed_has_no_name_from_the_database(tmp_path: Path) -> None:
         queue.finish(queue.claim(1)[0], [0.5], 0.5, {"workdir": "../outside"})
         attributes: Any = {"a": {}}
         stage = Stage("selection", cast(Any, None), queue, tmp_path / "sweep/members", attributes, cast(Any, None), 0)
-        cast(Any, Worker)(stage, None, None, None, None, None).prune()
+        stage.prune()
     assert (tmp_path / "outside").exists() and not [*(tmp_path / "sweep" / "members").iterdir()]
 
 

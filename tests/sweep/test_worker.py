@@ -15,8 +15,9 @@ import pytest
 
 from mnist_flax.config import Config
 from mnist_flax.data import datasets
+from mnist_flax.errors import RunError
 from mnist_flax.process.signals import Stopped
-from mnist_flax.sweep import members
+from mnist_flax.sweep import members, supervisor
 from mnist_flax.sweep import worker as worker_module
 from mnist_flax.sweep.experiment import override
 from mnist_flax.sweep.stages import Stage
@@ -201,3 +202,27 @@ def test_metrics_that_a_full_disk_kept_from_being_written_are_written_later(
         for trial in stage.finished():
             lines = (stage.member_dir(trial) / "metrics.jsonl").read_text().splitlines()
             assert list(map(json.loads, lines)) == queue.attribute(trial, "history")
+
+
+@pytest.mark.parametrize(("codes", "error"), [([143, 0], Stopped), ([143, 1], RunError)])
+def test_a_stopped_supervisor_says_what_its_workers_did(
+    codes: list[int], error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (log := tmp_path / "worker-2.log").write_text("error: no space left\n")
+    (tmp_path / "worker-1.log").write_text("")
+
+    class Pool(supervisor._Workers):
+        def start(self) -> None:
+            pass
+
+        def running(self) -> bool:
+            return True
+
+        def stop(self, signum: int) -> list[int]:
+            return codes
+
+    monkeypatch.setattr(supervisor, "_Workers", Pool)
+    signals: Any = SimpleNamespace(received=signal.SIGTERM, deferred=contextlib.nullcontext)
+    sweep: Any = SimpleNamespace(path=log.parent)
+    with pytest.raises(error, match="no space left" if error is RunError else "what was running is saved"):
+        supervisor.train(sweep, 2, lambda: None, signals)

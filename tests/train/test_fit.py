@@ -1,5 +1,6 @@
 """`fit` from Python does what the command does."""
 
+import dataclasses
 import json
 import os
 import shlex
@@ -14,8 +15,10 @@ import yaml
 from conftest import Command
 
 import mnist_flax
-from mnist_flax.errors import InputError
+from mnist_flax.compare import listing
+from mnist_flax.errors import InputError, RunError
 from mnist_flax.process.signals import Interrupts
+from mnist_flax.workdir import claim, run_info
 
 CONFIG = mnist_flax.Config(widths=(16, 16), batch_size=16, epochs=2, steps_per_call=4, train_split="train[:200]",
                            eval_split="test[:203]")  # fmt: skip
@@ -63,6 +66,48 @@ def test_an_interrupt_saves_and_the_same_call_goes_on(tmp_path: Path, monkeypatc
     assert 3 <= int(saved.name) < 13
     assert lasting(mnist_flax.fit(CONFIG, tmp_path / "exp", **PLAIN).history) == lasting(straight.history)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.usefixtures("dataset")
+def test_an_interrupt_in_the_last_call_reaches_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mnist_flax.monitor.run_log import RunLog
+
+    update = RunLog.update
+
+    def interrupt(self: RunLog, event: Any, progress: Any) -> None:
+        update(self, event, progress)
+        if event.step == 26:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="exp is finished and saved"):
+        patch.setattr(RunLog, "update", interrupt)
+        mnist_flax.fit(CONFIG, tmp_path / "exp", **PLAIN)
+    assert len(mnist_flax.fit(CONFIG, tmp_path / "exp", **PLAIN).history) == 4
+
+
+@pytest.mark.usefixtures("dataset")
+def test_a_run_that_diverged_is_listed_as_that_until_it_is_started_again(tmp_path: Path) -> None:
+    hot = dataclasses.replace(CONFIG, hparams=mnist_flax.Hyperparams(learning_rate=1e30))
+    for _ in range(2):
+        with pytest.raises(RunError, match="not finite"):
+            mnist_flax.fit(hot, tmp_path / "exp", **PLAIN)
+        assert [run.state for run in listing.find(tmp_path)] == ["diverged"]
+    with claim.claim(tmp_path / "exp", run_info.read(tmp_path / "exp")):
+        pass
+    assert [run.state for run in listing.find(tmp_path)] == ["stopped"]
+
+
+@pytest.mark.usefixtures("dataset")
+def test_a_card_is_removed_when_epochs_are_added(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a name in UTF-8, as checkpoints need"):
+        mnist_flax.fit(CONFIG, tmp_path / os.fsdecode(b"exp\xff"), **PLAIN)
+    assert not [*tmp_path.iterdir()]
+    path = tmp_path / "\N{CAT FACE}"
+    assert len(mnist_flax.fit(CONFIG, path, **PLAIN).history) == 4
+    assert "\N{CAT FACE}" in (path / "README.md").read_text(encoding="utf-8")
+    more = dataclasses.replace(run_info.read(path), config=dataclasses.replace(CONFIG, epochs=3))
+    with claim.claim(path, more):
+        assert not (path / "README.md").exists()
 
 
 def test_the_second_interrupt_is_python_s() -> None:

@@ -57,7 +57,7 @@ def test_killed_in_its_first_epoch_it_begins_again_with_the_same_weights(
 
 def other_classes(finished: Path, tmp_path: Path, **data: Any) -> run_info.RunInfo:
     run = run_info.read(finished)
-    initial = init_from.find(finished, tmp_path / "none")
+    initial = init_from.find(finished, tmp_path / "none", run.data)
     return dataclasses.replace(run, data=run.data | data, initial=initial)
 
 
@@ -96,6 +96,29 @@ def test_what_is_wrong_is_named(finished: Path, command: Command, tmp_path: Path
         assert re.search(text, line), line
     result = command("train", "--workdir", finished, *TINY_FLAGS, "--init-from", finished)
     assert result.returncode == 2 and "began with (random weights); leave it out" in result.stderr
+
+
+def test_it_is_not_evaluated_on_what_the_source_or_its_source_has_seen(
+    finished: Path, command: Command, tmp_path: Path
+) -> None:
+    flags = ["--train-split", "train[300:400]", "--eval-split"]
+    train(command, tmp_path / "tuned", "--init-from", finished, *flags, "test[:203]")
+    for source in (finished, tmp_path / "tuned"):  # `finished` was trained on train[:200]
+        words = [
+            *TINY_FLAGS,
+            "--init-from",
+            source,
+            "--train-split",
+            "train[500:600]",
+            "--eval-split",
+            "train[150:250]",
+        ]
+        result = command("train", "--workdir", tmp_path / "exp", *words)
+        assert result.returncode == 2 and not (tmp_path / "exp").exists()
+        assert f"shares examples with train[:200], on which init_from={str(source)!r} was trained" in result.stderr
+    other = run_info.read(finished)
+    with pytest.raises(InputError, match=r"has images of another size: \[28, 28, 1\], here \[8, 8, 1\]"):
+        init_from.find(finished, tmp_path / "none", other.data | {"image_shape": [8, 8, 1]})
 
 
 def test_a_source_that_has_changed_is_refused(finished: Path, tmp_path: Path) -> None:

@@ -161,6 +161,16 @@ def test_predictions_and_json(command: Command, finished: Path, tmp_path: Path) 
     probabilities = np.array([[float(row[f"probability of {digit}"]) for digit in range(10)] for row in rows])
     assert (probabilities.argmax(axis=1) == [int(row["prediction"]) for row in rows]).all()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    (tmp_path / "link").symlink_to(tmp_path / "p.csv")
+    (tmp_path / "p.csv").write_text("old")
+    flags = ["--json", "--no-figures", "--step", "best", "--predictions", tmp_path / "link"]
+    result = command("evaluate", "--workdir", path, *flags)
+    assert json.loads(result.stdout)["chosen_on_it"] is True  # a step that is the best on the very split
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "p.csv").read_text() != "old"
+    result = command("evaluate", "--workdir", path, "--step", "best", "--no-figures", "--split", "test[500:600]")
+    assert result.returncode == 0 and "chosen" not in result.stdout
+    result = command("evaluate", "--workdir", path, "--predictions", tmp_path)
+    assert result.returncode == 2 and "is a directory; give the path of a file" in result.stderr
     result = command("evaluate", "--workdir", path, "--predictions", tmp_path / "no" / "p.csv")
     assert result.returncode == 2 and "no/p.csv' is in no directory; create it" in result.stderr
 

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,22 @@ def test_anything_more_in_it_is_kept(rest: list[str], tmp_path: Path) -> None:
     with pytest.raises(RunError, match="config.json has vanished .*restore it, the checkpoints are there"):
         claim.check_still_there(tmp_path / "exp")
     assert all((tmp_path / "exp" / name).is_dir() for name in rest)
+
+
+def test_whoever_only_looks_keeps_nobody_out(tmp_path: Path) -> None:
+    """`compare` and a waiting worker ask whether a directory is in use, by taking its lock for a moment."""
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            claim.is_held(tmp_path / "exp")
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(100):
+            with claim.claim(tmp_path / "exp", RUN):
+                assert claim.is_held(tmp_path / "exp")
+    finally:
+        done.set()
+        looking.join()
