@@ -21,7 +21,7 @@ from typing import Any
 from provenance import RESULTS, as_markdown, load_results, save_results
 
 LINES, TABLE = RESULTS / "start_end.jsonl", RESULTS / "start_end.md"
-IMPORTS = "import jax, flax.linen, optax, orbax.checkpoint.v1"
+IMPORTS = "import jax, flax.linen, optax; from orbax.checkpoint import v1"
 PHASES = {
     "python": "Python starts",
     "parse": "arguments are parsed, what is wrong is refused",
