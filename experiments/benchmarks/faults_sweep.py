@@ -157,7 +157,7 @@ def _adapt_line(root: Path, path: Path, text: str, workers: int) -> list[str]:
     """The command of a sweep; where it is the only worker, it saves every second, so that there is much to restore."""
     file = root / f"study_{'adapt' if 'ADAPT' in text else 'plain'}.py"
     file.write_text(text)
-    words = [str(file), "--workdir", str(path), "--population", "4" if "Halving" in text or workers > 1 else "8"]
+    words = [str(file), "--workdir", str(path), "--population", "4" if "Halving(" in text or workers > 1 else "8"]
     if workers > 1:
         return command("sweep", *words, "--workers", workers)
     return [sys.executable, "-c", SAVING, *words]
