@@ -89,10 +89,11 @@ def run(args: Args, signals: StopSignals) -> None:
     else:
         _print(report, class_names)
     if predictions:
-        # A link stays, and a device such as /dev/stdout is written to.
-        is_new = predictions.is_file() or not predictions.exists()
-        write = files.write_text if is_new else Path.write_text
-        write(predictions.resolve() if is_new else predictions, _csv(found.logits, labels, class_names))
+        text = _csv(found.logits, labels, class_names)
+        if predictions.exists() and not predictions.is_file():  # a pipe, or a device such as /dev/stdout
+            predictions.write_text(text, encoding="utf-8")
+        else:
+            files.write_text(predictions.resolve(), text)  # what a link names is replaced, not the link
     written = found.directory / "evaluation.json"
     try:
         found.directory.mkdir(exist_ok=True)  # of an ensemble; a run's is there

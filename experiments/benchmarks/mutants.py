@@ -173,7 +173,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         counts = len(mine), quickly, len(mine) - len(left) - quickly, (equal := sum(k in why for k in left))
         lines.append(f"| {part} | {' | '.join(map(str, counts))} | {len(left) - equal} |")
     gone = len(first) - len(there)
-    lines += ["", f"{gone} more survived, in lines that are no longer there."] if gone else []
+    lines += ["", f"{gone} more survived, in lines that have been removed since."] if gone else []
     return "\n".join([*lines, "", f"{as_markdown(about)}."]) + "\n"
 
 

@@ -23,7 +23,7 @@ from mnist_flax.errors import wrong
 
 _TEMPORARY: set[Path] = set()
 MOST_JSON = 2**26  # bytes of one JSON file
-_LOOKS_SECONDS = 0.2
+_TRIES = 20  # to get a lock without waiting for its holder
 SCRATCH = ".saving-"  # a prefix, since some libraries choose the file format by the suffix
 
 
@@ -169,17 +169,14 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[IO[str]]:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     with os.fdopen(descriptor, "r+") as file:
-        until = time.monotonic() + _LOOKS_SECONDS
-        while not wait:
+        for tries_left in reversed(range(_TRIES)):
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
                 break
             except BlockingIOError:
-                if time.monotonic() > until:
+                if not tries_left:
                     raise
                 time.sleep(0.01)
-        if wait:
-            fcntl.flock(file, fcntl.LOCK_EX)
         yield file
 
 

@@ -144,16 +144,17 @@ def _sound(tree: dict[str, Any]) -> dict[str, bool]:
         "sha256": isinstance(data["sha256"], dict) and texts([*data["sha256"], *data["sha256"].values()]),
         "versions": isinstance(versions, dict) and texts([*versions, *versions.values()]),
         "commit": texts([tree["commit"]]),
-        "initial": tree["initial"] == {} or (isinstance(tree["initial"], dict) and _is_initial(tree["initial"])),
+        "initial": tree["initial"] == {} or _is_initial(tree["initial"]),
         "format": tree["format"] == FORMAT,
     }
 
 
 def _is_initial(tree: Any) -> bool:
     """Whether JSON says with which weights a run began; older runs do not say on what those were trained."""
-    if not has_fields({"trained_on": []} | tree, {"workdir": str, "step": int, "sha256": str, "trained_on": list}):
+    if not has_fields(tree, {"workdir": str, "step": int, "sha256": str}):
         return False
-    return all(isinstance(each, list) and [*map(type, each)] == [dict, str] for each in tree.get("trained_on", []))
+    seen = tree.get("trained_on", [])
+    return isinstance(seen, list) and all(isinstance(s, list) and [*map(type, s)] == [dict, str] for s in seen)
 
 
 def identity_of(run: RunInfo) -> dict[str, Any]:
