@@ -9,18 +9,21 @@ The members of a population differ in their hyperparameters and seeds alone. The
 they are computed together by `vmap`, or one after another: a CPU gains nothing from wider arrays.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mnist_flax.config import Hyperparams
 from mnist_flax.metrics import Metrics
+from mnist_flax.model import BATCH_NORM_MOMENTUM
 from mnist_flax.program import Program
-from mnist_flax.state import TrainState, init_state
+from mnist_flax.state import TrainState, inference_variables, init_state
 from mnist_flax.steps import eval_step, take, train_step
 
 # XLA for CPUs uses half of AVX-512 unless told, and copies a kernel that it could read before it is overwritten. Other
@@ -58,10 +61,52 @@ def eval_steps(
     return jax.lax.map(lambda batch: eval_step(state, hparams, take(split, batch), program=program), indices)
 
 
+@functools.partial(jax.jit, static_argnames=("program",))
+def measure_batch_norm(state: TrainState, split: tuple[Array, Array], indices: Array, *, program: Program) -> Any:
+    """BatchNorm's statistics under the weights of inference, over all examples of int32 [K, B] `indices`.
+
+    Each batch is normalised by its own statistics, without noise and dropout, as in Wu & Johnson, arXiv 2105.07576,
+    section 3.
+    """
+    variables = inference_variables(state) | {"batch_stats": jax.tree.map(jnp.zeros_like, state.batch_stats)}
+    quiet = dataclasses.replace(program, static=dataclasses.replace(program.static, noise_at="nowhere"))
+    no_unit = {"rngs": {"dropout": jax.random.key(0)}, "dropout_rate": 0.0}  # is dropped, whatever the key
+
+    def of_batch(batch_indices: Array) -> tuple[Array, Any]:
+        batch = take(split, batch_indices)
+        _, updated = quiet.model.apply(
+            variables, batch.images, mask=batch.mask, train=True, mutable=["batch_stats"], **no_unit
+        )
+        # This share of a batch's statistics is added to the old ones, here 0.
+        own = jax.tree.map(lambda leaf: leaf / (1 - BATCH_NORM_MOMENTUM), updated.get("batch_stats", {}))
+        return jnp.sum(batch.mask), own
+
+    examples, of_batches = jax.lax.map(of_batch, indices)  # [K], [K, units]
+    pooled = {}
+    for layer, own in of_batches.items():
+        mean = jnp.average(own["mean"], axis=0, weights=examples)
+        spread = own["var"] + jnp.square(own["mean"] - mean[None])
+        pooled[layer] = {"mean": mean, "var": jnp.average(spread, axis=0, weights=examples)}
+    return pooled
+
+
 @functools.partial(jax.jit, static_argnames=("program", "mesh"))
 def init_members(hparams: Hyperparams, *, program: Program, mesh: Mesh) -> TrainState:
     """The state of every member before its first step; leaves [P, ...]."""
     return _each(lambda member, _: init_state(member, program=program), mesh, None)(hparams, None)
+
+
+@functools.partial(jax.jit, static_argnames=("program", "mesh"))
+def measure_members(
+    state: TrainState, split: tuple[Array, Array], indices: Array, *, program: Program, mesh: Mesh
+) -> Any:
+    """As `measure_batch_norm`, of every member; `indices` is int32 [P, K, B], leaves of the statistics [P, units]."""
+
+    def member(member: tuple[TrainState, Array], split: tuple[Array, Array]) -> Any:
+        state, indices = member
+        return measure_batch_norm(state, split, indices, program=program)
+
+    return _each(member, mesh, None)((state, indices), split)
 
 
 @functools.partial(jax.jit, static_argnames=("mesh",))

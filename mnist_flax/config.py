@@ -39,12 +39,20 @@ class Hyperparams:
     """Share of each hidden layer's units that a training step sets to zero; 0 turns dropout off."""
     label_smoothing: Annotated[float, Between(0.0, _BELOW_1, "0.1")] = 0.0
     """Share of the target that is spread evenly over all classes, in training only."""
+    noise: Annotated[float, Between(0.0, _HUGE, "0.3"), LATER] = 0.0
+    """Standard deviation of the Gaussian noise that a training step adds where `noise_at` says."""
+    adversarial_weight: Annotated[float, Between(0.0, _HUGE, "1"), LATER] = 1.0
+    """Weight of the `virtual_adversarial` term in the loss that is trained on; reported losses leave the term out."""
+    adversarial_radius: Annotated[float, Between(_TINY, _HUGE, "2"), LATER] = 2.0
+    """Length of the `virtual_adversarial` change of an image, whose pixels lie in 0..1."""
+    average_decay: Annotated[float, Between(0.0, _BELOW_1, "0.999"), LATER] = 0.999
+    """Share of `average_weights` that each step keeps of the average before it."""
     b1: Annotated[float, Between(0.0, _BELOW_1, "0.9")] = 0.9
     """Adam's decay of the mean of the gradients."""
     b2: Annotated[float, Between(_TINY, _BELOW_1, "0.999")] = 0.999
     """Adam's decay of the mean of the squared gradients."""
     seed: Annotated[int, Between(0, 2**32 - 1)] = 0
-    """Initial weights, dropout masks and the order of the data follow from it."""
+    """Initial weights, dropout masks, noise and the order of the data follow from it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,14 @@ class StaticConfig:
     """Layers, counted from 1, whose kernel carries the L2 penalty; the last is the output layer."""
     max_norm_layers: Annotated[tuple[int, ...], Layers(output=True)] = ()
     """Layers, counted from 1, whose units' incoming weights are held to `max_norm`."""
+    noise_at: Annotated[Literal["nowhere", "images", "hidden", "both"], LATER] = "nowhere"
+    """Where training adds `noise`: to the images (0..1), in hidden layers (between BatchNorm and relu), or both."""
+    virtual_adversarial: Annotated[bool, LATER] = False
+    """Also train the prediction not to change where a small change of the image changes it most (VAT)."""
+    average_weights: Annotated[bool, LATER] = False
+    """Evaluate, save as best, load and export with an exponential average of the weights over the steps."""
+    precise_batch_norm: Annotated[bool, LATER] = False
+    """At every evaluation and save, measure BatchNorm's statistics on the whole training split, without noise."""
 
     adam_epsilon: Annotated[float, Between(_TINY, 1, "1e-7")] = 1e-7
     """Adam's epsilon, added to the root of the bias-corrected second moment."""
@@ -119,11 +135,16 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def without_effect(config: Config) -> list[str]:
-    """What is set and changes nothing, a sentence each: `l2` without `l2_layers`, `max_norm` without its layers."""
-    defaults = Hyperparams()
-    strengths = {"l2": config.l2_layers, "max_norm": config.max_norm_layers}
-    values = {name: getattr(config.hparams, name) for name, layers in strengths.items() if not layers}
-    return [f"{n}={v} has no effect: {n}_layers is empty" for n, v in values.items() if v != getattr(defaults, n)]
+    """What is set and changes nothing, a sentence each, such as `l2` without `l2_layers`."""
+    needs = {
+        "l2": "l2_layers", "max_norm": "max_norm_layers", "noise": "noise_at", "noise_at": "noise",
+        "adversarial_weight": "virtual_adversarial", "adversarial_radius": "virtual_adversarial",
+        "average_decay": "average_weights", "precise_batch_norm": "batch_norm_layers",
+    }  # fmt: skip
+    given, defaults = flatten(config), flatten(Config())
+    off: dict[object, str] = {(): "is empty", False: "is off", "nowhere": "is nowhere"}  # 0 is False
+    idle = {name: need for name, need in needs.items() if given[name] != defaults[name] and given[need] in off}
+    return [f"{name}={given[name]} has no effect: {need} {off[given[need]]}" for name, need in idle.items()]
 
 
 def to_json(config: Config) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from mnist_flax.compiled import (
     eval_steps,
     init_members,
     init_run,
+    measure_batch_norm,
+    measure_members,
     train_members,
     train_steps,
 )
@@ -62,6 +64,13 @@ class RunDriver:
         state, metrics = train_steps(state, self._hparams, self._train, indices, program=self._program)
         self._compile_evaluation(state)  # while the first steps run
         return state, metrics
+
+    def measure_batch_norm(self, state: Any, batches: np.ndarray) -> Any:
+        """The state, with BatchNorm's statistics measured on all the batches of an epoch if `precise_batch_norm`."""
+        if not self._config.precise_batch_norm:
+            return state
+        indices = shard_batches(batches, self._mesh)
+        return state.replace(batch_stats=measure_batch_norm(state, self._train, indices, program=self._program))
 
     def evaluate(self, state: Any) -> tuple[Metrics, Any]:
         """Score a state; with the logits [N, C] of every example, or None where no process has all of them."""
@@ -126,6 +135,13 @@ class PopulationDriver:
     def compile(self, batches: np.ndarray) -> None:
         """Compile a call of `train` without running it, so that the cache of compiled programs has it."""
         train_members.lower(self.init(), self._hparams, self._train, self._shard(batches), **self._static).compile()
+
+    def measure_batch_norm(self, state: Any, batches: np.ndarray) -> Any:
+        """The state, with BatchNorm's statistics measured on all the batches of an epoch if `precise_batch_norm`."""
+        if not self._config.precise_batch_norm:
+            return state
+        indices = self._shard(batches)
+        return state.replace(batch_stats=measure_members(state, self._train, indices, **self._init_static))
 
     def evaluate(self, state: Any) -> tuple[Metrics, Any]:
         """Score all members, without their logits."""

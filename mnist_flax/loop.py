@@ -76,6 +76,7 @@ def run(driver: Driver, state: Any, *, start: int, plan: Plan, needs_state: Call
             if last not in plan.save_at and not needs_state():
                 continue
             numbers, seconds, evaluation, logits = _fetch(metrics), lap(), None, None
+            state = driver.measure_batch_norm(state, batches)
             if last == plan.steps_per_epoch:
                 evaluation, logits = _fetch(driver.evaluate(state))
             yield Event(done + last, epoch + 1, state, numbers, seconds, evaluation, logits, lap())

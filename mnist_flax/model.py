@@ -31,28 +31,32 @@ class DenseLayer(NamedTuple):
 
 
 class MLP(nn.Module):
-    """Dense -> [BatchNorm] -> relu -> Dropout for each hidden layer, then a Dense layer to the logits.
+    """Dense -> [BatchNorm] -> [Noise] -> relu -> Dropout for each hidden layer, then a Dense layer to the logits.
 
-    Layers are named `dense_1`, `batch_norm_1`, `dropout_1`, ... and counted from 1; the last `dense_*` is the output.
+    Layers are named `dense_1`, `batch_norm_1`, `noise_1`, ... and counted from 1; the last `dense_*` is the output.
     """
 
     widths: tuple[int, ...]
     batch_norm_layers: tuple[int, ...]
     num_classes: int
     precision: Literal["float32", "bfloat16"] = "float32"
+    noise_at: Literal["nowhere", "images", "hidden", "both"] = "nowhere"
 
     @nn.compact
     def __call__(
-        self, images: ArrayLike, *, dropout_rate: ArrayLike = 0.0, mask: Array | None = None, train: bool = False
-    ) -> Array:
+        self, images: ArrayLike, *, dropout_rate: ArrayLike = 0.0, noise: ArrayLike = 0.0, mask: Array | None = None,
+        train: bool = False,
+    ) -> Array:  # fmt: skip
         """Logits of a batch.
 
         Args:
           images: [N, 28, 28, 1], [N, 28, 28] or [N, 784] (whatever the dataset's shape is); uint8 in 0..255, or float
             in 0..1.
           dropout_rate: [] share of units to drop, used in training; may be traced.
+          noise: [] standard deviation of the noise, used in training; may be traced.
           mask: bool [N], False for padding, which BatchNorm's statistics leave out; None counts every example.
-          train: use and update the batch's own statistics, and drop units (needs the rng `dropout`).
+          train: use and update the batch's own statistics, drop units (needs the rng `dropout`), and add noise (needs
+            the rng `noise`) where `noise_at` says.
 
         Returns:
           float32 [N, num_classes]; float64 under `jax_enable_x64`.
@@ -60,6 +64,8 @@ class MLP(nn.Module):
         x = jnp.asarray(images)
         x = x.reshape(x.shape[0], -1)  # [N, 784]
         x = x.astype(float) / 255 if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(float)
+        if train and self.noise_at in ("images", "both"):
+            x = Noise(name="noise_0")(x, noise)
         product = partial(_product, dtype=self.precision)
         dense = partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform(), dot_general=product)
         for layer, width in enumerate(self.widths, start=1):
@@ -71,6 +77,8 @@ class MLP(nn.Module):
                     epsilon=BATCH_NORM_EPSILON,
                     name=f"batch_norm_{layer}",
                 )(x, mask=None if mask is None else mask[:, None])
+            if train and self.noise_at in ("hidden", "both"):
+                x = Noise(name=f"noise_{layer}")(x, noise)
             x = nn.relu(x)
             if train:
                 x = Dropout(name=f"dropout_{layer}")(x, dropout_rate)
@@ -105,7 +113,7 @@ Network = MLP
 
 def make_model(static: StaticConfig, num_classes: int) -> Network:
     """The network that a config describes."""
-    return MLP(static.widths, static.batch_norm_layers, num_classes, static.precision)
+    return MLP(static.widths, static.batch_norm_layers, num_classes, static.precision, static.noise_at)
 
 
 def _product(x: Array, kernel: Array, dimension_numbers: Any, *, dtype: str, **_: Any) -> Array:
@@ -167,6 +175,21 @@ class Dropout(nn.Module):
         limit = jnp.round(keep * 65536).astype(jnp.uint32)
         kept = jnp.concatenate([words >> 16 < limit, words & 0xFFFF < limit], axis=1)[:, :units]
         return jnp.where(kept, x / keep, 0).astype(x.dtype)
+
+
+class Noise(nn.Module):
+    """Gaussian noise of mean 0, added to whatever comes in."""
+
+    @nn.compact
+    def __call__(self, x: Array, deviation: ArrayLike) -> Array:
+        """`x` [B, units] plus noise of a standard deviation. Needs the rng `noise`."""
+        return x + (deviation * gaussian(self.make_rng("noise"), x.shape)).astype(x.dtype)
+
+
+def gaussian(key: Array, shape: tuple[int, ...]) -> Array:
+    """Standard normal numbers of a shape, from 23 random bits each: none is further than 5.3 from 0."""
+    uniform = ((random_bits(key, shape) >> 9).astype(float) + 0.5) * 2**-22 - 1  # within -1..1
+    return math.sqrt(2) * jax.lax.erf_inv(uniform)
 
 
 def random_bits(key: Array, shape: tuple[int, ...]) -> Array:

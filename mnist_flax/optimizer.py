@@ -1,4 +1,4 @@
-"""The optimizer as an optax chain: the L2 term, Adam, the learning rate's schedule, max-norm.
+"""The optimizer as an optax chain: the L2 term, Adam, the learning rate's schedule, max-norm, averaged weights.
 
 tx = make_optimizer(hparams, static, model, steps_per_epoch)
 updates, opt_state = tx.update(grads, opt_state, params)
@@ -9,7 +9,7 @@ The positions in the chain are file format: a checkpoint's optimizer state has t
 import math
 from collections.abc import Collection
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +33,13 @@ def make_optimizer(
         return -hparams.learning_rate * schedule_factor(count, static, steps_per_epoch)
 
     of = partial(kernel_mask, model)
-    limits = [max_norm(hparams.max_norm, partial(of, static.max_norm_layers))] if static.max_norm_layers else []
+    last = [max_norm(hparams.max_norm, partial(of, static.max_norm_layers))] if static.max_norm_layers else []
+    last += [weight_average(hparams.average_decay)] if static.average_weights else []
     return optax.chain(
         optax.add_decayed_weights(2 * hparams.l2, mask=partial(of, static.l2_layers)),
         optax.scale_by_adam(b1=hparams.b1, b2=hparams.b2, eps=static.adam_epsilon),
         optax.scale_by_schedule(minus_learning_rate),
-        *limits,
+        *last,
     )
 
 
@@ -100,3 +101,31 @@ def max_norm(limit: Array | float, mask: Any) -> optax.GradientTransformation:
 
     constraint = optax.stateless(lambda updates, params: jax.tree.map(shorten, updates, params))
     return optax.masked(constraint, mask)
+
+
+class WeightAverage(NamedTuple):
+    """The state of `weight_average`."""
+
+    updates: Array  # int32 [], finished ones
+    average: Any  # like the parameters
+
+
+def weight_average(decay: Array | float) -> optax.GradientTransformation:
+    """Keep an exponential average of the parameters after each update (Polyak & Juditsky, SICON 1992); last in a chain.
+
+    After t updates, those of step i weigh decay^(t - i), divided by the sum of all weights: the first weights, before
+    any update, are not in it.
+    """
+
+    def init(params: Any) -> WeightAverage:
+        # Copies: training donates its state, and no array may be in it twice.
+        return WeightAverage(jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, params))
+
+    def update(updates: Any, state: WeightAverage, params: Any) -> tuple[Any, WeightAverage]:
+        count = state.updates + 1
+        share = (1 - decay) / (1 - decay**count)  # 1 at the first update
+        following = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda old, new: old + share * (new - old), state.average, following)
+        return updates, WeightAverage(count, average)
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]

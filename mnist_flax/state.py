@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from mnist_flax.config import Hyperparams
+from mnist_flax.optimizer import WeightAverage
 from mnist_flax.program import Program
 from mnist_flax.settings import settings_of
 
@@ -31,6 +32,8 @@ class Stream(enum.IntEnum):
 
     PARAMS = 0
     DROPOUT = 1
+    NOISE = 2
+    ADVERSARIAL = 3
 
 
 @flax.struct.dataclass
@@ -70,4 +73,6 @@ def init_state(hparams: Hyperparams, *, program: Program) -> TrainState:
 
 def inference_variables(state: TrainState) -> dict[str, Any]:
     """What `model.apply` takes to evaluate, predict and export; nothing else decides which variables these are."""
-    return {"params": state.params, "batch_stats": state.batch_stats}
+    *_, last = state.opt_state
+    params = last.average if isinstance(last, WeightAverage) else state.params
+    return {"params": params, "batch_stats": state.batch_stats}

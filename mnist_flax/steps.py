@@ -6,6 +6,8 @@ Positional arguments are pytrees of arrays, keyword-only arguments are static. N
 applies jit, scan, vmap, donation and sharding. Shapes are per member: B examples a batch.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -15,6 +17,7 @@ from jax import Array
 
 from mnist_flax.config import Hyperparams
 from mnist_flax.metrics import Metrics
+from mnist_flax.model import gaussian
 from mnist_flax.program import Program
 from mnist_flax.state import Stream, TrainState, inference_variables, stream_key
 
@@ -44,9 +47,8 @@ def train_step(
     Returns:
       The next state, and what the batch counted before the update, dropout on.
     """
-    dropout_key = stream_key(hparams.seed, Stream.DROPOUT, state.step)
     (_, (sums, batch_stats)), grads = jax.value_and_grad(data_loss, has_aux=True)(
-        state.params, state.batch_stats, hparams, batch, dropout_key, program=program
+        state.params, state.batch_stats, hparams, batch, state.step, program=program
     )
     updates, opt_state = program.optimizer(hparams).update(grads, state.opt_state, state.params)
     measured = state.step % GRADIENT_NORM_EVERY == 0
@@ -66,23 +68,70 @@ def eval_step(state: TrainState, hparams: Hyperparams, batch: Batch, *, program:
 
 
 def data_loss(
-    params: Any, batch_stats: Any, hparams: Hyperparams, batch: Batch, dropout_key: Array, *, program: Program
+    params: Any, batch_stats: Any, hparams: Hyperparams, batch: Batch, step: Array | int, *, program: Program
 ) -> tuple[Array, tuple[tuple[Array, Array], Any]]:
-    """The mean cross-entropy [] of a training batch; with it, its sums and the next BatchNorm statistics.
+    """What a training batch adds to the loss: []; with it, its summed scores and the next BatchNorm statistics.
 
-    The L2 term is not in here: the optimizer adds its gradient, and the metrics its value.
+    That is the mean cross-entropy and, where it is on, `adversarial_weight` times `virtual_adversarial_loss`, which is
+    not among the scores. The L2 term is not in here: the optimizer adds its gradient, and the metrics its value.
     """
-    logits, updated = program.model.apply(
-        {"params": params, "batch_stats": batch_stats},
-        batch.images,
-        dropout_rate=hparams.dropout_rate,
-        mask=batch.mask,
-        train=True,
-        rngs={"dropout": dropout_key},
-        mutable=["batch_stats"],
-    )
+    key = partial(stream_key, hparams.seed, step=step)
+
+    def network(images: Array) -> tuple[Array, Any]:
+        return program.model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            dropout_rate=hparams.dropout_rate,
+            noise=hparams.noise,
+            mask=batch.mask,
+            train=True,
+            rngs={"dropout": key(Stream.DROPOUT), "noise": key(Stream.NOISE)},
+            mutable=["batch_stats"],
+        )
+
+    if not program.static.virtual_adversarial:
+        logits, updated = network(batch.images)
+        loss = jnp.zeros(())
+    else:
+        images = batch.images.astype(float) / 255
+        logits, pull, updated = jax.vjp(network, images, has_aux=True)
+        start = gaussian(key(Stream.ADVERSARIAL), images.shape)
+        change = hparams.adversarial_radius * adversarial_direction(pull, logits, start, batch.mask)
+        # With the same noise, and the same units dropped. What this pass makes of BatchNorm's statistics is dropped.
+        changed, _ = network(images + jax.lax.stop_gradient(change))
+        loss = hparams.adversarial_weight * _divergence(logits, changed, batch.mask)
     sums = _sums(logits, batch, hparams.label_smoothing)
-    return sums[0] / jnp.sum(batch.mask), (sums, updated.get("batch_stats", {}))
+    return sums[0] / jnp.sum(batch.mask) + loss, (sums, updated.get("batch_stats", {}))
+
+
+def adversarial_direction(pull: Callable[[Array], tuple[Array]], logits: Array, start: Array, mask: Array) -> Array:
+    """The direction [B, H, W, C], of length 1, in which each image changes its prediction most, by one power iteration.
+
+    Virtual adversarial training, Miyato et al., TPAMI 2018, section 3.3: from `start`, a random direction, to its
+    product with the Hessian of KL(p || p(changed)) where nothing has changed. The gradient is 0 there, so the Hessian
+    is J^T (diag(p) - p p^T) J with the Jacobian J of the logits: exact, where the paper takes a finite difference.
+    `pull` is the product with J^T, as `jax.vjp` gives it. Padding, where `mask` is False, turns nobody's direction.
+    """
+    (pushed,) = jax.linear_transpose(lambda u: pull(u)[0], logits)(_unit(start))  # J d, [B, C]
+    p = jax.nn.softmax(logits)
+    # (diag(p) - p p^T) v, without the difference of two numbers that are nearly equal where a prediction is certain
+    differences = pushed[:, :, None] - pushed[:, None, :]
+    turned = p * jnp.sum(p[:, None, :] * differences, axis=2)
+    return _unit(pull(jnp.where(mask[:, None], turned, 0))[0])
+
+
+def _unit(x: Array) -> Array:
+    """Each of [B, ...] with length 1, or 0; very small ones are not taken for 0."""
+    axes = tuple(range(1, x.ndim))
+    x = x / jnp.maximum(jnp.max(jnp.abs(x), axes, keepdims=True), jnp.finfo(x.dtype).tiny)
+    return x / jnp.maximum(jnp.sqrt(jnp.sum(x * x, axes, keepdims=True)), jnp.finfo(x.dtype).tiny)
+
+
+def _divergence(logits: Array, changed: Array, mask: Array) -> Array:
+    """The mean of KL(p || q) over the examples that count, p a constant: []."""
+    p, log_p = jax.lax.stop_gradient((jax.nn.softmax(logits), jax.nn.log_softmax(logits)))
+    each = jnp.sum(p * (log_p - jax.nn.log_softmax(changed)), axis=1)
+    return jnp.sum(jnp.where(mask, each, 0)) / jnp.sum(mask)
 
 
 def _sums(logits: Array, batch: Batch, label_smoothing: Array | float) -> tuple[Array, Array]:

@@ -17,8 +17,15 @@ from mnist_flax.placement import data_mesh, replicate, shard_batches, shard_memb
 from mnist_flax.state import TrainState, inference_variables
 from mnist_flax.steps import take, train_step
 
-CONFIG = dataclasses.replace(TINY, widths=(16, 12), l2_layers=(2, 3), max_norm_layers=(1,), schedule="cosine")
-HPARAMS = [Hyperparams(max_norm=0.9), Hyperparams(max_norm=1.1, l2=0.01, dropout_rate=0.4, seed=3, label_smoothing=0.1)]
+CONFIG = dataclasses.replace(
+    TINY, widths=(16, 12), l2_layers=(2, 3), max_norm_layers=(1,), schedule="cosine", noise_at="both",
+    virtual_adversarial=True, average_weights=True, precise_batch_norm=True,
+)  # fmt: skip
+HPARAMS = [
+    Hyperparams(max_norm=0.9, noise=0.3),
+    Hyperparams(max_norm=1.1, noise=0.1, l2=0.01, dropout_rate=0.4, seed=3, label_smoothing=0.1, average_decay=0.9,
+                adversarial_weight=2.0, adversarial_radius=1.0),
+]  # fmt: skip
 Result = tuple[TrainState, np.ndarray, np.ndarray]  # the state, cross-entropy by step, logits
 
 
@@ -42,6 +49,7 @@ def drivers(split: Split) -> dict[str, list[Result]]:
         hparams = [wide(tiny.hparams(**dataclasses.asdict(h))) for h in HPARAMS]
         orders = [epoch_batches(200, 16, h.seed, epoch=0) for h in HPARAMS]
         init = lambda h: wide(jax.jit(tiny.init)(h))  # noqa: E731
+        measure = partial(compiled.measure_batch_norm, program=tiny.program)
 
         def logits(state: TrainState) -> np.ndarray:
             local = jax.tree.map(np.asarray, inference_variables(state))
@@ -53,28 +61,30 @@ def drivers(split: Split) -> dict[str, list[Result]]:
             for row in order:
                 state, metrics = step(state, h, take(tuple(map(jnp.asarray, split)), row))
                 losses.append(metrics.cross_entropy)
+            state = state.replace(batch_stats=measure(state, tuple(split), order))
             return state, np.asarray(losses), logits(state)
 
         def scan(h: Hyperparams, order: np.ndarray) -> Result:
             state, metrics = compiled.train_steps(init(h), h, tuple(split), order, program=tiny.program)
+            state = state.replace(batch_stats=measure(state, tuple(split), order))
             return state, metrics.cross_entropy, logits(state)
 
         def eight_devices(h: Hyperparams, order: np.ndarray) -> Result:
             place = partial(replicate, mesh=(mesh := data_mesh(16)))
             assert mesh.size == 8
-            state, metrics = compiled.train_steps(
-                place(init(h)), place(h), place(tuple(split)), shard_batches(order, mesh), program=tiny.program
-            )
+            images, batches = place(tuple(split)), shard_batches(order, mesh)
+            state, metrics = compiled.train_steps(place(init(h)), place(h), images, batches, program=tiny.program)
+            state = state.replace(batch_stats=measure(state, images, batches))
             assert len(state.step.sharding.device_set) == 8
             return state, metrics.cross_entropy, logits(state)
 
         def population(at_once: int | None) -> list[Result]:
             mesh = jax.sharding.Mesh(np.asarray(jax.devices()[: 2 if at_once is None else 1]), ("member",))
             stack = lambda *trees: shard_members(jax.tree.map(lambda *x: jnp.stack(x), *trees), mesh)  # noqa: E731
-            states, metrics = compiled.train_members(
-                stack(*map(init, hparams)), stack(*hparams), replicate(tuple(split), mesh), stack(*orders),
-                program=tiny.program, mesh=mesh, at_once=at_once,
-            )  # fmt: skip
+            images, batches, of = replicate(tuple(split), mesh), stack(*orders), {"program": tiny.program, "mesh": mesh}
+            states = stack(*map(init, hparams))
+            states, metrics = compiled.train_members(states, stack(*hparams), images, batches, at_once=at_once, **of)
+            states = states.replace(batch_stats=compiled.measure_members(states, images, batches, **of))
             members = [jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), states) for i in range(2)]
             return [(state, metrics.cross_entropy[i], logits(state)) for i, state in enumerate(members)]
 

@@ -124,8 +124,7 @@ def test_logits_losses_gradients_and_statistics_along_a_trajectory(float64: None
             lambda t: keras_loss(theirs, t, fixed, Batch(images, labels, np.ones(len(labels)))), has_aux=True
         )(trainable)
     )
-    key = jax.random.key(0)
-    ours = jax.jit(lambda p, s, b: jax.value_and_grad(data_loss, has_aux=True)(p, s, h, b, key, program=PROGRAM))
+    ours = jax.jit(lambda p, s, b: jax.value_and_grad(data_loss, has_aux=True)(p, s, h, b, 0, program=PROGRAM))
     step = jax.jit(lambda s, b: train_step(s, h, b, program=PROGRAM))
     our_logits = jax.jit(MODEL.apply)
     their_logits = jax.jit(lambda trainable, fixed, x: theirs.stateless_call(trainable, fixed, x, training=False)[0])
@@ -203,9 +202,7 @@ def test_sgd_ends_at_the_weights_of_keras(float64: None, digits: tuple) -> None:
 
     @jax.jit
     def our_step(params: dict, stats: dict, batch: Batch) -> tuple:
-        grads, (_, stats) = jax.grad(data_loss, has_aux=True)(
-            params, stats, h, batch, jax.random.key(0), program=PROGRAM
-        )
+        grads, (_, stats) = jax.grad(data_loss, has_aux=True)(params, stats, h, batch, 0, program=PROGRAM)
         updates, _ = tx.update(grads, tx.init(params), params)
         return optax.apply_updates(params, updates), stats
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import TINY, Tiny
+from scipy import stats
 
 from mnist_flax.config import Config, StaticConfig
-from mnist_flax.model import MLP, Dropout, random_bits
+from mnist_flax.model import MLP, Dropout, gaussian, random_bits
 from mnist_flax.optimizer import kernel_mask, l2_sum
 from mnist_flax.state import Stream, inference_variables, stream_key
 from mnist_flax.steps import take, train_step
@@ -73,6 +74,45 @@ def test_dropout_keep_rate_and_scale(rate: float) -> None:
     spread = np.sqrt(rate * (1 - rate) / n)
     assert abs(kept.mean() - (1 - rate)) <= 5 * spread
     np.testing.assert_allclose(np.asarray(y)[kept], 1 / (1 - rate), rtol=1e-6)
+
+
+def test_noise_is_standard_normal() -> None:
+    numbers = np.asarray(gaussian(jax.random.key(0), (1000, 1000)), np.float64)
+    n, (skewness, excess) = numbers.size, (stats.skew(numbers, axis=None), stats.kurtosis(numbers, axis=None))
+    for found, variance in ((numbers.mean(), 1), (numbers.var() - 1, 2), (skewness, 6), (excess, 24)):
+        assert abs(found) < 4 * np.sqrt(variance / n)
+    assert stats.kstest(numbers.ravel()[:200_000], "norm").pvalue > 0.01
+    pairs = [(numbers[:, 1:] * numbers[:, :-1]).mean(), (numbers[1:] * numbers[:-1]).mean()]
+    assert np.abs(pairs).max() < 4 / np.sqrt(n) and np.abs(numbers).max() < 5.4
+    with jax.enable_x64(True):  # the same numbers in float64, to its digits: scipy's quantiles of the same bits
+        bits = np.asarray(jax.random.bits(jax.random.key(0), (50, 50), jnp.uint32))
+        wide = gaussian(jax.random.key(0), (50, 50))
+        np.testing.assert_allclose(wide, stats.norm.ppf(((bits >> 9) + 0.5) / 2**23), rtol=1e-9)
+
+
+@pytest.mark.parametrize("at", ["images", "hidden", "both"])
+def test_noise_is_added_where_it_is_asked_for(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against numpy, which is told the random numbers of each place; evaluation has none."""
+    network = MLP((6, 5), (2,), 4, noise_at=at)  # type: ignore
+    images = np.random.default_rng(0).uniform(size=(9, 7)).astype(np.float32)
+    variables = jax.tree.map(np.asarray, network.init(jax.random.key(0), images))
+    drawn: list[np.ndarray] = []
+    monkeypatch.setattr("mnist_flax.model.gaussian", lambda key, shape: drawn.append(gaussian(key, shape)) or drawn[-1])
+    rngs = {"dropout": jax.random.key(1), "noise": jax.random.key(2)}
+    found, _ = network.apply(variables, images, noise=0.4, train=True, rngs=rngs, mutable=["batch_stats"])
+    assert [each.shape for each in drawn] == ([(9, 7)] * (at != "hidden") + [(9, 6), (9, 5)] * (at != "images"))
+    noise = {(9, 7): 0.0, (9, 6): 0.0, (9, 5): 0.0} | {each.shape: 0.4 * np.asarray(each) for each in drawn}
+    x = images + noise[9, 7]
+    for layer in (1, 2):
+        dense = variables["params"][f"dense_{layer}"]
+        x = x @ dense["kernel"] + dense["bias"]
+        x = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-3) if layer == 2 else x
+        x = np.maximum(x + noise[x.shape], 0)
+    dense = variables["params"]["dense_3"]
+    np.testing.assert_allclose(found, x @ dense["kernel"] + dense["bias"], atol=1e-5)
+    assert len({each[0, 0] for each in map(np.asarray, drawn)}) == len(drawn)
+    quiet = MLP((6, 5), (2,), 4).apply(variables, images)
+    np.testing.assert_array_equal(network.apply(variables, images, noise=0.4), quiet)
 
 
 def test_images_in_every_form_give_the_same_logits(tiny: Tiny, small) -> None:

@@ -63,7 +63,8 @@ def test_one_program_whatever_the_hyperparameters(lone) -> None:
         lone(**change)
     assert compiled.train_steps._cache_size() == before
     changed = {"learning_rate", "l2", "dropout_rate", "seed", "b1", "b2", "label_smoothing"}
-    assert {f.name for f in dataclasses.fields(Hyperparams)} == changed | {"max_norm"}  # which has a test of its own
+    elsewhere = {"max_norm", "noise", "adversarial_weight", "adversarial_radius", "average_decay"}
+    assert {f.name for f in dataclasses.fields(Hyperparams)} == changed | elsewhere  # those have tests of their own
 
 
 def test_max_norm_is_the_projection(tiny: Tiny, small: batches.Split, indices: np.ndarray) -> None:
@@ -105,10 +106,8 @@ def test_the_gradient_norm_is_that_of_every_tenth_step(
     h = tiny.hparams()
     for measured in (0, 10):
         state, _ = compiled.train_steps(tiny.init(h), h, small, indices[:measured], program=tiny.program)
-        batch, key = take(small, indices[measured]), stream_key(h.seed, Stream.DROPOUT, measured)
-        grads = jax.grad(data_loss, has_aux=True)(state.params, state.batch_stats, h, batch, key, program=tiny.program)[
-            0
-        ]
+        batch, loss = take(small, indices[measured]), jax.grad(data_loss, has_aux=True)
+        grads, _ = loss(state.params, state.batch_stats, h, batch, measured, program=tiny.program)
         norm = np.sqrt(sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in jax.tree.leaves(grads)))
         np.testing.assert_allclose(metrics.gradient_norm[measured], norm, rtol=1e-4)
 
@@ -151,7 +150,7 @@ def test_padding_counts_nowhere(tiny: Tiny, small: batches.Split, lone) -> None:
 def test_streams_and_steps_have_keys_of_their_own() -> None:
     keys = {str(jax.random.key_data(stream_key(seed, stream, step)))
             for seed in (0, 1) for stream in Stream for step in (0, 1, 2)}  # fmt: skip
-    assert len(keys) == 12
+    assert len(keys) == 24
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
@@ -212,6 +211,8 @@ def test_smoothed_targets_are_those_of_the_formula() -> None:
 
 def test_the_streams_and_the_first_weights_never_change(tiny: Tiny) -> None:
     """Else the default run would be another one."""
-    assert {stream.name: int(stream) for stream in Stream} == {"PARAMS": 0, "DROPOUT": 1}
+    assert {stream.name: int(stream) for stream in Stream} == {
+        "PARAMS": 0, "DROPOUT": 1, "NOISE": 2, "ADVERSARIAL": 3
+    }  # fmt: skip
     kernel = np.asarray(tiny.init(tiny.hparams()).params["dense_1"]["kernel"])
     np.testing.assert_allclose(kernel[0, :3], [0.06576651, 0.05112169, -0.03011950], rtol=1e-6)

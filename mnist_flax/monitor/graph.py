@@ -15,7 +15,7 @@ def training_graph(model: Network, variables: dict[str, Any], image_shape: tuple
     """The forward pass in training: the parameters by their path, the operations in groups by layer."""
 
     def apply(variables: dict[str, Any], images: Array) -> Array:
-        rngs = {"dropout": jax.random.key(0)}
+        rngs = {"params": jax.random.key(0)}  # Flax takes it for every stream
         logits, _ = model.apply(variables, images, dropout_rate=0.5, train=True, rngs=rngs, mutable=["batch_stats"])
         return logits
 

@@ -219,6 +219,16 @@ def test_a_setting_without_effect_is_said(command: Command, tmp_path: Path) -> N
     config = Config(l2_layers=(), hparams=Hyperparams(l2=0.1, max_norm=2.0))
     lines = ["l2=0.1 has no effect: l2_layers is empty", "max_norm=2.0 has no effect: max_norm_layers is empty"]
     assert without_effect(config) == lines and without_effect(Config()) == without_effect(Config(l2_layers=())) == []
+    idle = Config(
+        noise_at="both", batch_norm_layers=(), precise_batch_norm=True, hparams=Hyperparams(average_decay=0.5)
+    )
+    assert without_effect(idle) == [
+        "noise_at=both has no effect: noise is off",
+        "average_decay=0.5 has no effect: average_weights is off",
+        "precise_batch_norm=True has no effect: batch_norm_layers is empty",
+    ]
+    [line] = without_effect(Config(hparams=Hyperparams(noise=0.1)))
+    assert line == "noise=0.1 has no effect: noise_at is nowhere"
 
 
 def test_eight_devices_train_and_one_evaluates(command: Command, tmp_path: Path) -> None:
