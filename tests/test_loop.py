@@ -9,6 +9,7 @@ import pytest
 from mnist_flax import loop
 from mnist_flax.config import Config
 from mnist_flax.metrics import Metrics
+from mnist_flax.program import make_program
 
 
 def test_plans_cut_epochs_evenly() -> None:
@@ -21,6 +22,12 @@ def test_plans_cut_epochs_evenly() -> None:
     flat = [step for first, last in plan.calls for step in range(first, last)]
     assert flat == list(range(469)) and max(last - first for first, last in plan.calls) <= 67
     assert plan.save_at <= {last for _, last in plan.calls} and len(plan.calls) == 10  # no more than are needed
+
+
+def test_a_short_last_batch_is_a_step_of_its_own() -> None:
+    info: dict[str, Any] = {"image_shape": (28, 28, 1), "class_names": [*"0123456789"]}
+    programs = [make_program(Config(batch_size=16), info | {"train_examples": n}) for n in (16, 208, 209)]
+    assert [program.steps_per_epoch for program in programs] == [1, 13, 14]
 
 
 def test_a_call_begins_before_the_last_ones_numbers_are_fetched() -> None:
@@ -37,6 +44,7 @@ def test_a_call_begins_before_the_last_ones_numbers_are_fetched() -> None:
     # The state is asked for while call 10 is running: that is the last moment before it is there.
     for event in loop.run(driver, 0, start=0, plan=plan, needs_state=lambda: seen[-1] == "event 8"):
         assert event.state in (None, event.step) and event.metrics.examples.shape == (2,)
+        assert event.epoch == (1 if event.step <= 6 else 2)
         assert (event.evaluation is not None) == (event.step in (6, 12))
         seen.append(f"{'state' if event.state else 'event'} {event.step}")
     assert seen == [

@@ -154,14 +154,15 @@ def test_streams_and_steps_have_keys_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
-@pytest.mark.parametrize("warmup", [0, 10])
+@pytest.mark.parametrize("warmup", [0, 41])
 def test_schedules(schedule, warmup: int) -> None:
     static = StaticConfig(schedule=schedule, warmup_epochs=warmup / 50, epochs=1)
     factors = schedule_factor(np.arange(51), static, steps_per_epoch=50)
     assert isinstance(factors, np.ndarray)  # of the host's numbers, computed on the host
     on_device = jax.jit(lambda count: schedule_factor(count, static, steps_per_epoch=50))
     np.testing.assert_allclose([on_device(count) for count in range(51)], factors, atol=2e-7)
-    np.testing.assert_allclose(factors[:warmup], np.arange(1, warmup + 1) / (warmup + 1), rtol=1e-6)
+    assert on_device(warmup) == 1  # exactly, though XLA may make 41 / 41 a product, which is less in float32
+    np.testing.assert_allclose(factors[:warmup], np.arange(1, warmup + 1) / (warmup + 1), atol=1e-7)
     progress = np.arange(51 - warmup) / (50 - warmup)
     want = {"constant": np.ones_like(progress), "linear": 1 - progress, "cosine": (1 + np.cos(np.pi * progress)) / 2}
     np.testing.assert_allclose(factors[warmup:], want[schedule], atol=1e-6)
