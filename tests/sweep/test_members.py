@@ -155,6 +155,8 @@ def test_size_follows_memory(dataset: datasets.Dataset, monkeypatch: pytest.Monk
     assert fits[0] == pytest.approx((10**9 - data_size) / a_member, rel=0.01)
     monkeypatch.setattr(placement, "memory", lambda: 1)
     assert members.largest(TINY, dataset) == 1
+    sizes = [members.memory_of(replace(TINY, batch_size=size), dataset)[0] for size in (16, 17)]
+    assert sizes[1] - sizes[0] == (784 + 16 + 16) * 4 * 4  # of an example: each pixel and unit, four times in float32
 
 
 def test_what_is_removed_has_no_name_from_the_database(tmp_path: Path) -> None:
@@ -208,3 +210,4 @@ def test_a_member_whose_checkpoints_are_all_damaged_starts_again(tmp_path: Path,
     again = members.open_member(runs[0].path, runs[0].run, said.append)
     assert (again.start, again.state, again.history["history"]) == (0, None, [])
     assert "is damaged" in said[0] and said[1].endswith("this member starts again from scratch") and len(said) == 2
+    assert [path.name for path in (runs[0].path / "checkpoints").iterdir()] == ["corrupt-20"]

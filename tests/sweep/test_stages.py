@@ -95,3 +95,12 @@ def test_seeds_that_wait_for_each_other_are_next_to_each_other(tmp_path: Path) -
         queue: Any = None
         members = Sweep(experiment, tmp_path, queue, queue).selection().members
         assert [each["overrides"] for each in members.values()] == [grid[i] for i in order]
+
+
+def test_a_search_has_as_many_members_as_were_ever_queued(tmp_path: Path) -> None:
+    with TrialQueue(open_journal(tmp_path), "selection") as queue:
+        for trials, members in ((3, 3), (2, 3), (4, 4)):
+            experiment = Experiment(tmp_path / "s.py", "", Config(), (), lambda _: {}, trials, {}, 0, overrides_key)
+            stage = Sweep(experiment, tmp_path, queue, queue).selection()
+            assert len(stage.members) == members
+            queue.enqueue(stage.members)

@@ -119,10 +119,15 @@ def test_a_member_whose_directory_is_in_use_comes_later(
         queue.enqueue(RATES)
         stage, written = stage_of(tmp_path, queue), []
         stack = held(stage, queue.study.trials[0], dataset)
+
+        def write() -> None:
+            written.append(stage.left())
+            assert written in ([1], [1, 0])  # it waited before it asked again
+
         monkeypatch.setattr(worker_module, "time", SimpleNamespace(sleep=lambda _: stack.close()))
         worker = Worker(stage, dataset, tmp_path, lambda _: 9, idle.progress, idle.signals)
-        worker.work(9, lambda: written.append(stage.left()))
-        assert written == [1, 0] and [trial.number for trial in stage.finished()] == [2, 1]
+        worker.work(9, write)
+        assert stage.left() == 0 and [trial.number for trial in stage.finished()] == [2, 1]
     assert "0000' is in use by pid" in (said := capsys.readouterr().err) and said.count("warning: ") == 1
 
 
@@ -135,6 +140,8 @@ def test_a_signal_saves_the_running_members_and_the_next_worker_goes_on(
 
         def update(event: Any, _: object) -> None:
             steps.append(event.step)
+            reported = [len(trial.intermediate_values) for trial in queue.running()]
+            assert reported == [event.step // 2] * 2  # everybody sees how far they are
             idle.signals.received = signal.SIGTERM if steps == [2, 4] else None
 
         idle.progress.update = update

@@ -1,6 +1,7 @@
 """A checkpoint is whole or not there; a damaged one is named, set aside, and never loaded."""
 
 import dataclasses
+import errno
 import os
 import re
 import shutil
@@ -196,11 +197,20 @@ def test_missing_steps_are_named(two: Path, tmp_path: Path) -> None:
         checkpoint.restore(tmp_path, "latest", warn=silent)
 
 
-def test_leftovers_of_a_kill_are_no_checkpoints(two: Path, tmp_path: Path) -> None:
+def test_leftovers_of_a_kill_are_no_checkpoints(two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On NFS they cannot be removed while a process has a file of theirs open: that is no error, and later they can."""
     shutil.copytree(two, tmp_path / "c")
     shutil.copytree(two / "10", tmp_path / "c" / ".saving-15")
     shutil.copytree(two / "10", tmp_path / "c" / ".deleting-3")
     assert checkpoint.restore(tmp_path / "c", "latest", warn=silent)[0] == 10
+
+    def open_still(path: object, **_: object) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", open_still)
+        checkpoint.clean(tmp_path / "c")
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == [".deleting-3", ".saving-15", "10", "5"]
     checkpoint.clean(tmp_path / "c")
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["10", "5"]
 
