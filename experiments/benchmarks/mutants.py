@@ -38,7 +38,7 @@ TESTS = {  # by module: the tests that matter, first those of one process, then 
     "compiled": (["test_drivers", "sweep/test_members", "test_placement"], ["train/test_train"]),
     "placement": (["test_placement", "test_drivers"], ["process/test_distributed", "sweep/test_sweep"]),
     "loop": (["test_loop", "sweep/test_members"], ["workdir/test_resume", "process/test_signals"]),
-    "program": (["test_steps", "test_placement", "test_drivers"], ["test_keras"]),
+    "program": (["test_loop", "test_steps", "test_placement", "test_drivers"], ["test_keras"]),
     "workdir/checkpoint": (["workdir/test_checkpoint"], ["workdir/test_resume"]),
     "workdir/resume": (["workdir/test_history", "sweep/test_members"], ["workdir/test_resume"]),
     "workdir/claim": (["workdir/test_claim", "sweep/test_members"], ["workdir/test_resume", "test_inputs"]),
@@ -47,7 +47,7 @@ TESTS = {  # by module: the tests that matter, first those of one process, then 
         ["sweep/test_lost_workers", "sweep/test_trial_queue", "sweep/test_members"],
         ["sweep/test_sweep"],
     ),
-    "sweep/worker": (["sweep/test_worker", "sweep/test_members"], ["sweep/test_sweep"]),
+    "sweep/worker": (["sweep/test_worker", "sweep/test_members"], ["sweep/test_halving", "sweep/test_sweep"]),
     "sweep/stages": (["sweep/test_stages", "sweep/test_worker", "sweep/test_experiment"], ["sweep/test_sweep"]),
     "monitor/run_log": (["monitor/test_run_log", "monitor/test_tensorboard"], ["train/test_train"]),
 }
