@@ -53,7 +53,8 @@ def train_step(
     updates, opt_state = program.optimizer(hparams).update(grads, state.opt_state, state.params)
     measured = state.step % GRADIENT_NORM_EVERY == 0
     # Not a constant 0: under `shard_map` both branches must be values that vary over the devices.
-    norm = jax.lax.cond(measured, optax.tree.norm, lambda _: jnp.zeros_like(sums[0]), grads)
+    nothing = jnp.zeros_like(sums[0])
+    norm = jax.lax.cond(measured, lambda tree: optax.tree.norm(tree).astype(nothing.dtype), lambda _: nothing, grads)
     metrics = _metrics(sums, state.params, hparams, batch, program, norm)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics

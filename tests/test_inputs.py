@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from conftest import TINY_FLAGS, alarm
 
@@ -284,6 +285,22 @@ def test_a_config_of_gigabytes_is_not_read(tmp_path: Path) -> None:
 def test_traceback_shows_where(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     code, stderr = run("evaluate", ["--workdir", str(tmp_path / "no"), "--traceback"], monkeypatch, capsys)
     assert code == 2 and "Traceback" in stderr and "InputError" in stderr
+
+
+@pytest.mark.parametrize("line", ["train --workdir NEW", "sweep GOOD.py --workdir NEW"])
+@pytest.mark.parametrize("imported", [False, True])
+def test_float64_is_refused(
+    line: str, imported: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if not imported:
+        monkeypatch.delitem(sys.modules, "jax")
+        monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    with jax.enable_x64(imported):
+        name, *words = line.split()
+        code, stderr = run(name, words, monkeypatch, capsys)
+    assert code == 2 and not list(tmp_path.iterdir())
+    assert stderr == ("error: jax_enable_x64=True asks for float64, and runs are float32; unset JAX_ENABLE_X64\n")
 
 
 def test_at_least_sixty() -> None:

@@ -115,6 +115,13 @@ def _parse(args_type: type[Args], defaults: dict[str, Any]) -> Args:
         raise InputError(f"{text} (--help lists every flag)") from None
 
 
+def refuse_float64() -> None:
+    """Raise `InputError` where JAX is told to make float64 the default, since runs and their files are float32."""
+    jax, told = sys.modules.get("jax"), os.environ.get("JAX_ENABLE_X64", "")
+    if jax.config.jax_enable_x64 if jax else told.lower() not in ("", "0", "false", "n", "no", "off", "f"):
+        raise InputError("jax_enable_x64=True asks for float64, and runs are float32; unset JAX_ENABLE_X64")
+
+
 def _unexpected(kind: type[BaseException], error: BaseException, _: object) -> None:
     """Print an error that no command expects in one line."""
     text = " ".join(str(error).split())[:300]

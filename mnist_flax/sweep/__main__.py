@@ -37,6 +37,7 @@ def run(args: Args, signals: StopSignals) -> None:
     for name, value in (("trials", args.trials), ("population", args.population), ("workers", args.workers)):
         if value is not None and not 1 <= value <= 10**6:
             raise InputError(f"{name}={value} is out of range; give a whole number from 1")
+    cli.refuse_float64()
     experiment = experiment_file.load(args.experiment.expanduser(), args.trials)
     _check_adapt(args, experiment)
     path = args.workdir.expanduser().absolute()

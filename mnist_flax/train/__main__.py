@@ -61,6 +61,7 @@ def run(args: Args, signals: StopSignals | Interrupts) -> None:
     """The command: check everything that can be wrong, then write."""
     path, config = args.workdir.expanduser().absolute(), args.config
     source = args.init_from and args.init_from.expanduser().absolute()
+    cli.refuse_float64()
     claim.check(path, config)
     init_from.check(source, path, config)
     splits.check(config.dataset, config.train_split, config.eval_split)
