@@ -186,7 +186,7 @@ def _work(args: Args, sweep: stages.Sweep, dataset: datasets.Dataset, data_dir: 
         for next_stage in (sweep.selection, sweep.final):
             stage = next_stage()
             worker = _worker(Worker(stage, dataset, data_dir, fits, progress, signals))
-            worker.work(_claim_size(args, stage), lambda: results.write(sweep))
+            worker.work(_claim_size(args, stage), results.now_and_then(sweep))
 
 
 def _worker(plain: "Worker") -> "Worker":

@@ -3,6 +3,8 @@
 import hashlib
 import shlex
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 from mnist_flax.analysis import labels, tables
@@ -22,6 +24,19 @@ def write(sweep: Sweep) -> Rows:
         rows = sweep.rows()
         tables.write_tables(sweep.path, rows, _title(sweep, rows))
     return rows
+
+
+def now_and_then(sweep: Sweep, share: float = 0.05) -> Callable[[], None]:
+    """A function that writes these tables, unless it has just done so: it takes at most a share of the time."""
+    earliest = 0.0
+
+    def call() -> None:
+        nonlocal earliest
+        if (began := time.monotonic()) >= earliest:
+            write(sweep)
+            earliest = time.monotonic() + (time.monotonic() - began) / share
+
+    return call
 
 
 def _title(sweep: Sweep, rows: Rows) -> str:

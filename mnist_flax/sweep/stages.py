@@ -58,9 +58,10 @@ class Stage:
     def prune(self) -> None:
         """Remove the directories of finished members that are not kept: their results are recorded."""
         kept = {trial.number for trial in self.kept()}
+        there = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
         for trial in self.finished():
-            if trial.number not in kept:
-                shutil.rmtree(self.member_dir(trial), ignore_errors=True)
+            if trial.number not in kept and (directory := self.member_dir(trial)).name in there:
+                shutil.rmtree(directory, ignore_errors=True)
 
     def left(self) -> int:
         """How many members are not done."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._storage import JournalOperation
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from mnist_flax.errors import InputError, RunError, first_line, wrong
@@ -74,6 +75,12 @@ def _locked(path: Path) -> contextlib.AbstractContextManager[Any]:
     return files.lock(path.with_name(".journal.lock"))
 
 
+_FOLLOWED = (  # by lines that are brought to the disk, and these with them: a trial's results before its end
+    JournalOperation.SET_TRIAL_USER_ATTR, JournalOperation.SET_TRIAL_INTERMEDIATE_VALUE,
+    JournalOperation.SET_STUDY_USER_ATTR,
+)  # fmt: skip
+
+
 class _Journal(JournalFileBackend):
     """Optuna's, with another lock; and a line that finds no space leaves no part behind."""
 
@@ -84,7 +91,8 @@ class _Journal(JournalFileBackend):
             try:
                 while rest:
                     rest = rest[file.write(rest) :]
-                os.fsync(file.fileno())
+                if any(log["op_code"] not in _FOLLOWED for log in logs):
+                    os.fsync(file.fileno())
             except OSError:
                 file.truncate(end)
                 raise

@@ -97,16 +97,15 @@ class TrialQueue:
     def claim(self, most: int) -> list[optuna.Trial]:
         """Claim up to `most` waiting members, the first queued first: Optuna takes the lowest trial number."""
         claimed: list[optuna.Trial] = []
-        while len(claimed) < most and self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            trial = self.study.ask()
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # released: its worker seemed dead
-                trial.set_user_attr("worker", self.worker)
-                counted = self.counted().get(trial.user_attrs.get("member", ""))
-                if counted and counted.number == trial.number:
-                    claimed.append(trial)
-                    continue
+        while len(claimed) < most and (waiting := self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))):
+            asked = [self.study.ask() for _ in waiting[: most - len(claimed)]]
+            for trial in asked:
+                with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # released: it seemed dead
+                    trial.set_user_attr("worker", self.worker)
+            counted = {trial.number for trial in self.counted().values()}
+            claimed += [trial for trial in asked if trial.number in counted]
             # Two processes queued this member at once; or the last waiting trial was taken, and Optuna made a new one.
-            self.release([trial])
+            self.release([trial for trial in asked if trial.number not in counted])
         if claimed:  # another seed for each claim; the same search again, by one worker, samples the same
             self.study.sampler = optuna.samplers.TPESampler(seed=(claimed[0].number + 2**20 * self._seed) % 2**32)
         return claimed

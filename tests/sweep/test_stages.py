@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mnist_flax.config import Config
+from mnist_flax.sweep import results
 from mnist_flax.sweep.adapt import Halving
 from mnist_flax.sweep.experiment import Experiment, overrides_key
 from mnist_flax.sweep.stages import Sweep
@@ -104,3 +107,20 @@ def test_a_search_has_as_many_members_as_were_ever_queued(tmp_path: Path) -> Non
             stage = Sweep(experiment, tmp_path, queue, queue).selection()
             assert len(stage.members) == members
             queue.enqueue(stage.members)
+
+
+def test_tables_are_written_in_a_twentieth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(results.time, "monotonic", lambda: clock[0])
+    written: list[float] = []
+
+    def write(_: object) -> None:
+        written.append(clock[0])
+        clock[0] += 2.0  # that long it takes
+
+    monkeypatch.setattr(results, "write", write)
+    call = results.now_and_then(None)  # type: ignore
+    for _ in range(100):
+        call()
+        clock[0] += 1.0
+    assert written == [100.0, 142.0, 184.0]  # at once, then 40 s after the end of the last

@@ -248,6 +248,28 @@ def test_a_trial_that_is_not_a_sweeps_is_named(change: dict, tmp_path: Path) -> 
         check_trials(trials)
 
 
+def test_a_finished_member_waits_for_the_disk_once_and_all_it_has_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = TrialQueue(open_journal(tmp_path), "study")
+    queue.enqueue(MEMBERS)
+    [trial] = queue.claim(1)
+    sizes, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: sizes.append(os.fstat(file).st_size) or sync(file))
+    queue.finish(trial, [0.8, 0.9], 0.9, DONE)
+    assert sizes == [(tmp_path / "optuna.journal").stat().st_size]  # after its last line
+
+
+def test_a_claim_reads_all_trials_a_few_times_whatever_their_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, counts = TrialQueue(open_journal(tmp_path), "study"), []
+    queue.enqueue({f"{number}": {} for number in range(40)})
+    read = queue.counted
+    monkeypatch.setattr(queue, "counted", lambda: counts.append(0) or read())
+    assert [len(queue.claim(most)) for most in (10, 30)] == [10, 30] and len(counts) == 2
+
+
 def test_a_search_can_be_repeated(tmp_path: Path) -> None:
     sampled = []
     for name, seed in (("first", 3), ("second", 3), ("third", 4)):
