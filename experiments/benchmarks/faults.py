@@ -116,7 +116,7 @@ def _sweep(sweeps: list[dict]) -> list[str]:
 
 def _halving(sweeps: list[dict]) -> list[str]:
     number, two = sum(len(row["kills"]) for row in sweeps), sum(row["workers"] == 2 for row in sweeps)
-    what = "`kill -9` of a halving of one worker, or of two or one of them"
+    what = "`kill -9` of a halving with one worker; or with two workers, of one of them or all"
     return [what, f"{number} kills of {len(sweeps)} sweeps, {two} of them with two workers", _members(sweeps)]
 
 

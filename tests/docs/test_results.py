@@ -123,11 +123,12 @@ def test_nothing_was_lost() -> None:
         of["skipped" if "skipped" in row else row["kind"]].append(row)
     for kind in ("kills", "distributed", "disk"):
         assert all(row["bit_for_bit"] for row in of[kind])
-    for row in of["sweep"] + of["database"]:
+    for row in of["sweep"] + of["database"] + of["halving"] + of["population"]:
         assert (row["lost"], row["twice"], row["differing"]) == (0, 0, 0)
     assert not [row for row in of["damage"] if "WRONG" in row["outcome"]]
     assert len(of["bad input"]) >= 60 and all(row["exit_code"] == 2 and row["untouched"] for row in of["bad input"])
     assert sum(len(row["kills"]) for row in of["kills"]) >= 200
+    assert all(sum(len(row["kills"]) for row in of[kind]) >= 50 for kind in ("halving", "population"))
 
 
 def test_no_power_cut_lost_anything_and_a_loss_would_have_been_noticed() -> None:
