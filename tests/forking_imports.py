@@ -10,7 +10,7 @@ with warnings.catch_warnings():
     import scipy.special  # noqa: F401
     import tyro  # noqa: F401
 
-    import mnist_flax.evaluate  # noqa: F401
+    import mnist_flax.evaluate.__main__  # noqa: F401
     import mnist_flax.export.__main__  # noqa: F401
     import mnist_flax.predict  # noqa: F401
     import mnist_flax.sweep.worker  # noqa: F401

@@ -16,9 +16,10 @@ from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.metrics import log_loss
 
 import mnist_flax
-from mnist_flax import evaluate, inference
+from mnist_flax import inference
 from mnist_flax.config import Config, Hyperparams
 from mnist_flax.data import datasets
+from mnist_flax.evaluate import __main__ as evaluate
 from mnist_flax.export import onnx as export_onnx
 from mnist_flax.export.network import TrainedNetwork
 from mnist_flax.metrics import log_mean_softmax, wilson_interval

@@ -11,8 +11,8 @@ import jax
 import pytest
 from conftest import TINY_FLAGS, alarm
 
-from mnist_flax import evaluate
 from mnist_flax.errors import InputError
+from mnist_flax.evaluate import __main__ as evaluate
 from mnist_flax.process import cli
 from mnist_flax.sweep import __main__ as sweep
 from mnist_flax.train import __main__ as train

@@ -15,9 +15,10 @@ import numpy as np
 import random_input_parts as parts
 from random_input_originals import DATA, GRID, SEARCH, SWEEP, TINY, example, write_records
 
-from mnist_flax import evaluate, predict
+from mnist_flax import predict
 from mnist_flax.config import Config, Hyperparams
 from mnist_flax.data import datasets
+from mnist_flax.evaluate import __main__ as evaluate
 from mnist_flax.export import __main__ as export
 from mnist_flax.monitor import async_writer
 from mnist_flax.settings import settings_of

@@ -17,10 +17,11 @@ from ensembling import row, write_results
 from PIL import Image, ImageDraw
 from test_layers import ALLOWED, MODULES
 
-from mnist_flax import evaluate, predict
+from mnist_flax import predict
 from mnist_flax.compare import __main__ as compare
 from mnist_flax.config import Config, Hyperparams
 from mnist_flax.data import __main__ as data
+from mnist_flax.evaluate import __main__ as evaluate
 from mnist_flax.export import __main__ as export
 from mnist_flax.process import cli
 from mnist_flax.process.distributed_flags import DistributedFlags

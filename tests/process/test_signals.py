@@ -45,7 +45,7 @@ def test_during_a_restore_no_copy_stays(finished: Path, tmp_path: Path) -> None:
     code = f"""
 import os, signal, sys
 from orbax.checkpoint import v1
-from mnist_flax import evaluate
+from mnist_flax.evaluate import __main__ as evaluate
 from mnist_flax.process import cli
 v1.load = lambda *_: (print(os.listdir({str(tmp_path)!r}), flush=True), os.kill(os.getpid(), signal.SIGTERM))
 sys.argv = ["evaluate", "--workdir", {str(finished)!r}]

@@ -1,0 +1,1 @@
+"""Evaluate a network, or an ensemble, on every example of a split: the command `python -m mnist_flax.evaluate`."""
