@@ -28,7 +28,7 @@ RECIPES = [
     {"adversarial_radius": 2.1, "noise": 0.2},
     {**WIDE, "adversarial_radius": 1.2, "noise": 0.2},
     {"noise_at": "both", "adversarial_radius": 1.2, "noise": 0.2},
-    {"noise_at": "nowhere", "adversarial_radius": 1.6, "noise": 0.0},
+    {"noise_at": "none", "adversarial_radius": 1.6, "noise": 0.0},
     {"virtual_adversarial": False, "noise_at": "both", "noise": 0.3},
 ]
 

@@ -69,7 +69,7 @@ def measure_batch_norm(state: TrainState, split: tuple[Array, Array], indices: A
     section 3.
     """
     variables = inference_variables(state) | {"batch_stats": jax.tree.map(jnp.zeros_like, state.batch_stats)}
-    quiet = dataclasses.replace(program, static=dataclasses.replace(program.static, noise_at="nowhere"))
+    quiet = dataclasses.replace(program, static=dataclasses.replace(program.static, noise_at="none"))
     no_unit = {"rngs": {"dropout": jax.random.key(0)}, "dropout_rate": 0.0}  # is dropped, whatever the key
 
     def of_batch(batch_indices: Array) -> tuple[Array, Any]:

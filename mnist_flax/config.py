@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from mnist_flax.errors import InputError
-from mnist_flax.settings import KINDS, LATER, SHARED, Between, Layers, Matches, settings_of
+from mnist_flax.settings import KINDS, LATER, SHARED, Between, Layers, Matches, Needs, settings_of
 
 _RESTORE = "restore it or choose another --workdir"
 _TINY, _HUGE, _BELOW_1 = 1e-30, 1e30, 1 - 2**-24  # well inside float32, whose largest number below 1 is the last
@@ -31,21 +31,33 @@ class Hyperparams:
 
     learning_rate: Annotated[float, Between(_TINY, _HUGE, "0.001")] = 1e-3
     """Adam's step size; the schedule multiplies it."""
-    l2: Annotated[float, Between(0.0, _HUGE, "0.001")] = 1e-3
+    l2: Annotated[float, Between(0.0, _HUGE, "0.001"), Needs("l2_layers")] = 1e-3
     """Weight of the penalty l2 * sum(kernel^2), without 1/2, as in Keras."""
-    max_norm: Annotated[float, Between(_TINY, _HUGE, "3")] = 3.0
+    max_norm: Annotated[float, Between(_TINY, _HUGE, "3"), Needs("max_norm_layers")] = 3.0
     """Largest norm of a unit's incoming weights in `max_norm_layers`, held after every update."""
     dropout_rate: Annotated[float, Between(0.0, _BELOW_1, "0.2")] = 0.2
     """Share of each hidden layer's units that a training step sets to zero; 0 turns dropout off."""
     label_smoothing: Annotated[float, Between(0.0, _BELOW_1, "0.1")] = 0.0
     """Share of the target that is spread evenly over all classes, in training only."""
-    noise: Annotated[float, Between(0.0, _HUGE, "0.3"), LATER] = 0.0
+    noise: Annotated[float, Between(0.0, _HUGE, "0.3"), LATER, Needs("noise_at")] = 0.0
     """Standard deviation of the Gaussian noise that a training step adds where `noise_at` says."""
-    adversarial_weight: Annotated[float, Between(0.0, _HUGE, "1"), LATER] = 1.0
+    shift: Annotated[float, Between(0.0, 64, "2"), LATER, Needs("distort")] = 1.0
+    """Largest shift of an image by `distort`, in pixels, down and right."""
+    rotation: Annotated[float, Between(0.0, 180, "10"), LATER, Needs("distort")] = 10.0
+    """Largest angle by which `distort` turns an image, in degrees."""
+    scaling: Annotated[float, Between(0.0, 0.9, "0.1"), LATER, Needs("distort")] = 0.1
+    """Largest share by which `distort` makes an image taller, wider, or smaller."""
+    shear: Annotated[float, Between(0.0, 2, "0.1"), LATER, Needs("distort")] = 0.1
+    """Largest slant by `distort`: how many pixels a row moves against the next one."""
+    elastic_strength: Annotated[float, Between(0.0, 10**4, "30"), LATER, Needs("distort")] = 30.0
+    """Strength of the elastic distortion: its random displacements are in -1..1 pixel before they are smoothed."""
+    elastic_width: Annotated[float, Between(0.1, 64, "5"), LATER, Needs("distort")] = 5.0
+    """Standard deviation of the Gaussian that smooths the elastic displacements, in pixels."""
+    adversarial_weight: Annotated[float, Between(0.0, _HUGE, "1"), LATER, Needs("virtual_adversarial")] = 1.0
     """Weight of the `virtual_adversarial` term in the loss that is trained on; reported losses leave the term out."""
-    adversarial_radius: Annotated[float, Between(_TINY, _HUGE, "2"), LATER] = 2.0
+    adversarial_radius: Annotated[float, Between(_TINY, _HUGE, "2"), LATER, Needs("virtual_adversarial")] = 2.0
     """Length of the `virtual_adversarial` change of an image, whose pixels lie in 0..1."""
-    average_decay: Annotated[float, Between(0.0, _BELOW_1, "0.999"), LATER] = 0.999
+    average_decay: Annotated[float, Between(0.0, _BELOW_1, "0.999"), LATER, Needs("average_weights")] = 0.999
     """Share of `average_weights` that each step keeps of the average before it."""
     b1: Annotated[float, Between(0.0, _BELOW_1, "0.9")] = 0.9
     """Adam's decay of the mean of the gradients."""
@@ -67,13 +79,15 @@ class StaticConfig:
     """Layers, counted from 1, whose kernel carries the L2 penalty; the last is the output layer."""
     max_norm_layers: Annotated[tuple[int, ...], Layers(output=True)] = ()
     """Layers, counted from 1, whose units' incoming weights are held to `max_norm`."""
-    noise_at: Annotated[Literal["nowhere", "images", "hidden", "both"], LATER] = "nowhere"
+    noise_at: Annotated[Literal["none", "images", "hidden", "both"], LATER, Needs("noise")] = "none"
     """Where training adds `noise`: to the images (0..1), in hidden layers (between BatchNorm and relu), or both."""
+    distort: Annotated[Literal["none", "affine", "elastic", "both"], LATER] = "none"
+    """How each step of training distorts its images: affine (shift, rotation, scaling, shear), elastic, or both."""
     virtual_adversarial: Annotated[bool, LATER] = False
     """Also train the prediction not to change where a small change of the image changes it most (VAT)."""
     average_weights: Annotated[bool, LATER] = False
     """Evaluate, save as best, load and export with an exponential average of the weights over the steps."""
-    precise_batch_norm: Annotated[bool, LATER] = False
+    precise_batch_norm: Annotated[bool, LATER, Needs("batch_norm_layers")] = False
     """At every evaluation and save, measure BatchNorm's statistics on the whole training split, without noise."""
 
     adam_epsilon: Annotated[float, Between(_TINY, 1, "1e-7")] = 1e-7
@@ -135,16 +149,15 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def without_effect(config: Config) -> list[str]:
-    """What is set and changes nothing, a sentence each, such as `l2` without `l2_layers`."""
-    needs = {
-        "l2": "l2_layers", "max_norm": "max_norm_layers", "noise": "noise_at", "noise_at": "noise",
-        "adversarial_weight": "virtual_adversarial", "adversarial_radius": "virtual_adversarial",
-        "average_decay": "average_weights", "precise_batch_norm": "batch_norm_layers",
-    }  # fmt: skip
-    given, defaults = flatten(config), flatten(Config())
-    off: dict[object, str] = {(): "is empty", False: "is off", "nowhere": "is nowhere"}  # 0 is False
-    idle = {name: need for name, need in needs.items() if given[name] != defaults[name] and given[need] in off}
-    return [f"{name}={given[name]} has no effect: {need} {off[given[need]]}" for name, need in idle.items()]
+    """What is set and changes nothing without another setting, a sentence each, such as `l2` without `l2_layers`."""
+    given, defaults, table = flatten(config), flatten(Config()), settings_of(Hyperparams) | settings_of(Config)
+    needs = {name: setting.needs for name, setting in table.items() if setting.needs}
+    idle = {name: need for name, need in needs.items() if given[name] != defaults[name]}
+    return [
+        f"{name}={given[name]} has no effect without {need}"
+        for name, need in idle.items()
+        if given[need] in ((), False, "none")  # 0 is False
+    ]
 
 
 def to_json(config: Config) -> dict[str, Any]:

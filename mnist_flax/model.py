@@ -40,7 +40,7 @@ class MLP(nn.Module):
     batch_norm_layers: tuple[int, ...]
     num_classes: int
     precision: Literal["float32", "bfloat16"] = "float32"
-    noise_at: Literal["nowhere", "images", "hidden", "both"] = "nowhere"
+    noise_at: Literal["none", "images", "hidden", "both"] = "none"
 
     @nn.compact
     def __call__(

@@ -51,6 +51,12 @@ class Matches(NamedTuple):
     example: str
 
 
+class Needs(NamedTuple):
+    """Another setting, without which this one changes nothing."""
+
+    setting: str
+
+
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a list of numbers"}
 
 
@@ -63,6 +69,7 @@ class Setting(NamedTuple):
     choices: tuple[str, ...]  # of a Literal; empty for any other type
     limit: Between | Layers | Matches | None
     marks: frozenset[Mark]
+    needs: str = ""  # the setting without which it changes nothing
 
     def check(self, value: Any, config: Any) -> None:
         """Raise `InputError`, with the field, the value and the remedy, unless `value` is right for `config`."""
@@ -117,9 +124,10 @@ def settings_of(cls: type) -> dict[str, Setting]:
         if not dataclasses.is_dataclass(hint):
             choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
             kind = str if choices else typing.get_origin(hint) or hint
-            limit = next((mark for mark in marks if not isinstance(mark, Mark)), None)
+            limit = next((mark for mark in marks if isinstance(mark, Between | Layers | Matches)), None)
             given = frozenset(mark for mark in marks if isinstance(mark, Mark))
-            table[field.name] = Setting(field.name, kind, field.default, choices, limit, given)
+            needs = next((mark.setting for mark in marks if isinstance(mark, Needs)), "")
+            table[field.name] = Setting(field.name, kind, field.default, choices, limit, given, needs)
     return table
 
 

@@ -34,6 +34,7 @@ class Stream(enum.IntEnum):
     DROPOUT = 1
     NOISE = 2
     ADVERSARIAL = 3
+    DISTORTIONS = 4
 
 
 @flax.struct.dataclass

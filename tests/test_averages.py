@@ -22,7 +22,7 @@ from mnist_flax.sweep import members
 from mnist_flax.workdir import checkpoint, claim, run_info
 from mnist_flax.workdir.resume import load
 
-ON: dict[str, Any] = {"noise_at": "both", "virtual_adversarial": True, "average_weights": True,
+ON: dict[str, Any] = {"noise_at": "both", "virtual_adversarial": True, "average_weights": True, "distort": "both",
                       "precise_batch_norm": True}  # fmt: skip
 CONFIG = Config(
     **ON, widths=(16, 16), batch_norm_layers=(1, 2), batch_size=16, epochs=2, steps_per_call=4, checkpoint_every=5,

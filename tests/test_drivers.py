@@ -19,7 +19,7 @@ from mnist_flax.steps import take, train_step
 
 CONFIG = dataclasses.replace(
     TINY, widths=(16, 12), l2_layers=(2, 3), max_norm_layers=(1,), schedule="cosine", noise_at="both",
-    virtual_adversarial=True, average_weights=True, precise_batch_norm=True,
+    distort="both", virtual_adversarial=True, average_weights=True, precise_batch_norm=True,
 )  # fmt: skip
 HPARAMS = [
     Hyperparams(max_norm=0.9, noise=0.3),

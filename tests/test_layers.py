@@ -18,14 +18,15 @@ WINGS = [
     "monitor",
     "analysis",
     "inference",
+    "evaluate",
     "train",
     "sweep",
     "export",
     "compare",
     "commands",
 ]
-CORE = ["errors", "settings", "config", "model", "optimizer", "program", "state", "metrics", "steps", "placement",
-        "compiled", "drivers", "loop"]  # fmt: skip
+CORE = ["errors", "settings", "config", "model", "optimizer", "program", "state", "metrics", "distortions", "steps",
+        "placement", "compiled", "drivers", "loop"]  # fmt: skip
 ALLOWED = {
     "process": {"errors"},
     "data": {"errors", "process"},
@@ -37,6 +38,7 @@ ALLOWED = {
     "inference": {"core", "data", "process", "workdir"},
     "sweep": {"core", "data", "process", "workdir", "analysis", "monitor", "train"},
     "export": {"core", "process", "workdir", "inference"},
+    "evaluate": {"core", "data", "process", "workdir", "figures", "inference"},
     "train": {"core", "data", "process", "workdir", "monitor", "inference"},
     "compare": {"core", "data", "process", "workdir", "figures", "analysis", "inference"},
     "commands": {"core", "data", "process", "workdir", "figures", "inference"},

@@ -63,7 +63,8 @@ def test_one_program_whatever_the_hyperparameters(lone) -> None:
         lone(**change)
     assert compiled.train_steps._cache_size() == before
     changed = {"learning_rate", "l2", "dropout_rate", "seed", "b1", "b2", "label_smoothing"}
-    elsewhere = {"max_norm", "noise", "adversarial_weight", "adversarial_radius", "average_decay"}
+    elsewhere = {"max_norm", "noise", "adversarial_weight", "adversarial_radius", "average_decay", "shift", "rotation",
+                 "scaling", "shear", "elastic_strength", "elastic_width"}  # fmt: skip
     assert {f.name for f in dataclasses.fields(Hyperparams)} == changed | elsewhere  # those have tests of their own
 
 
@@ -150,7 +151,7 @@ def test_padding_counts_nowhere(tiny: Tiny, small: batches.Split, lone) -> None:
 def test_streams_and_steps_have_keys_of_their_own() -> None:
     keys = {str(jax.random.key_data(stream_key(seed, stream, step)))
             for seed in (0, 1) for stream in Stream for step in (0, 1, 2)}  # fmt: skip
-    assert len(keys) == 24
+    assert len(keys) == 30
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
@@ -213,7 +214,7 @@ def test_smoothed_targets_are_those_of_the_formula() -> None:
 def test_the_streams_and_the_first_weights_never_change(tiny: Tiny) -> None:
     """Else the default run would be another one."""
     assert {stream.name: int(stream) for stream in Stream} == {
-        "PARAMS": 0, "DROPOUT": 1, "NOISE": 2, "ADVERSARIAL": 3
+        "PARAMS": 0, "DROPOUT": 1, "NOISE": 2, "ADVERSARIAL": 3, "DISTORTIONS": 4
     }  # fmt: skip
     kernel = np.asarray(tiny.init(tiny.hparams()).params["dense_1"]["kernel"])
     np.testing.assert_allclose(kernel[0, :3], [0.06576651, 0.05112169, -0.03011950], rtol=1e-6)

@@ -17,9 +17,10 @@ from conftest import TINY_FLAGS, Command
 from PIL import Image
 
 import mnist_flax
-from mnist_flax import evaluate, metrics
+from mnist_flax import metrics
 from mnist_flax.config import Config, Hyperparams, without_effect
 from mnist_flax.data import datasets
+from mnist_flax.evaluate import __main__ as evaluate
 from mnist_flax.workdir import run_info
 
 
@@ -215,20 +216,20 @@ def test_no_batch_norm_at_all(command: Command, tmp_path: Path) -> None:
 
 def test_a_setting_without_effect_is_said(command: Command, tmp_path: Path) -> None:
     result = command("train", "--workdir", tmp_path / "exp", *TINY_FLAGS, "--epochs", 1, "--max-norm", 2)
-    assert result.stderr == "warning: max_norm=2.0 has no effect: max_norm_layers is empty\n"
+    assert result.stderr == "warning: max_norm=2.0 has no effect without max_norm_layers\n"
     config = Config(l2_layers=(), hparams=Hyperparams(l2=0.1, max_norm=2.0))
-    lines = ["l2=0.1 has no effect: l2_layers is empty", "max_norm=2.0 has no effect: max_norm_layers is empty"]
+    lines = ["l2=0.1 has no effect without l2_layers", "max_norm=2.0 has no effect without max_norm_layers"]
     assert without_effect(config) == lines and without_effect(Config()) == without_effect(Config(l2_layers=())) == []
     idle = Config(
         noise_at="both", batch_norm_layers=(), precise_batch_norm=True, hparams=Hyperparams(average_decay=0.5)
     )
     assert without_effect(idle) == [
-        "noise_at=both has no effect: noise is off",
-        "average_decay=0.5 has no effect: average_weights is off",
-        "precise_batch_norm=True has no effect: batch_norm_layers is empty",
+        "noise_at=both has no effect without noise",
+        "average_decay=0.5 has no effect without average_weights",
+        "precise_batch_norm=True has no effect without batch_norm_layers",
     ]
     [line] = without_effect(Config(hparams=Hyperparams(noise=0.1)))
-    assert line == "noise=0.1 has no effect: noise_at is nowhere"
+    assert line == "noise=0.1 has no effect without noise_at"
 
 
 def test_eight_devices_train_and_one_evaluates(command: Command, tmp_path: Path) -> None:
