@@ -3,7 +3,7 @@
 The ten networks that the study regularization.py tests last: its chosen configuration, ten new seeds, trained on all of
 train. The file is read by onnxruntime.
 
-    python experiments/benchmarks/ensemble.py            # 7 minutes on 2 cores; needs the onnx extra
+    python experiments/benchmarks/ensemble.py            # 7 minutes on 2 cores; needs the export extra
     python experiments/benchmarks/ensemble.py --table    # only the table, from results/ensemble.jsonl
 """
 
