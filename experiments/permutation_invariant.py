@@ -6,6 +6,8 @@ of the weights and measured BatchNorm statistics? Three seeds for each recipe; t
 of train with ten new seeds, and the test split is read then.
 
     python -m mnist_flax.sweep experiments/permutation_invariant.py --workdir sweeps/permutation_invariant  # a night
+
+Not finished.
 """
 
 from collections.abc import Iterator

@@ -23,7 +23,7 @@ WINGS = [
     "sweep",
     "export",
     "compare",
-    "commands",
+    "predict",
 ]
 CORE = ["errors", "settings", "config", "model", "optimizer", "program", "state", "metrics", "distortions", "steps",
         "placement", "compiled", "drivers", "loop"]  # fmt: skip
@@ -41,7 +41,7 @@ ALLOWED = {
     "evaluate": {"core", "data", "process", "workdir", "figures", "inference"},
     "train": {"core", "data", "process", "workdir", "monitor", "inference"},
     "compare": {"core", "data", "process", "workdir", "figures", "analysis", "inference"},
-    "commands": {"core", "data", "process", "workdir", "figures", "inference"},
+    "predict": {"core", "data", "process", "workdir", "figures", "inference"},
 }
 
 
@@ -58,7 +58,7 @@ def place_of(module: str) -> str:
     first, _, rest = module.partition(".")
     if rest:
         return first
-    return "core" if first in CORE else "inference" if first == "inference" else "commands"
+    return "core" if first in CORE else "inference" if first == "inference" else "predict"
 
 
 def imports_of(module: str) -> set[str]:
@@ -76,7 +76,7 @@ def imports_of(module: str) -> set[str]:
 def test_imports_go_down(module: str) -> None:
     place = place_of(module)
     for name in imports_of(module):
-        inside = place_of(name) == place and place != "commands"
+        inside = place_of(name) == place and place != "predict"
         assert inside or {name, place_of(name)} & ALLOWED[place], f"{module} imports {name}"
     if module in CORE:  # in reading order
         assert all(CORE.index(name) < CORE.index(module) for name in imports_of(module) if name in CORE)
