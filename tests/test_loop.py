@@ -39,8 +39,9 @@ def test_a_call_begins_before_the_last_ones_numbers_are_fetched() -> None:
 
     scores = Metrics(*np.zeros((5, 1)))
     driver: Any = SimpleNamespace(
-        batches=lambda epoch: np.zeros((6, 1)), train=train, evaluate=lambda state: (scores, None)
-    )
+        batches=lambda epoch: np.zeros((6, 1)), train=train, evaluate=lambda state: (scores, None),
+        measure_batch_norm=lambda state, batches: state,
+    )  # fmt: skip
     # The state is asked for while call 10 is running: that is the last moment before it is there.
     for event in loop.run(driver, 0, start=0, plan=plan, needs_state=lambda: seen[-1] == "event 8"):
         assert event.state in (None, event.step) and event.metrics.examples.shape == (2,)

@@ -187,6 +187,8 @@ def _work(args: Args, sweep: stages.Sweep, dataset: datasets.Dataset, data_dir: 
             stage = next_stage()
             worker = _worker(Worker(stage, dataset, data_dir, fits, progress, signals))
             worker.work(_claim_size(args, stage), results.now_and_then(sweep))
+    if args.worker:  # its last results; `finish` writes those of a sweep without workers
+        results.write(sweep)
 
 
 def _worker(plain: "Worker") -> "Worker":

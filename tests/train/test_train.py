@@ -20,7 +20,7 @@ import mnist_flax
 from mnist_flax import metrics
 from mnist_flax.config import Config, Hyperparams, without_effect
 from mnist_flax.data import datasets
-from mnist_flax.evaluate import __main__ as evaluate
+from mnist_flax.evaluate.report import print_report
 from mnist_flax.workdir import run_info
 
 
@@ -94,7 +94,7 @@ def test_a_class_may_have_any_name(capsys: pytest.CaptureFixture) -> None:
     names = ["[/x]", "[red]dot", ":x:"]
     report = {"dataset": "x", "split": "test", "step": 1, "expected_calibration_error": 0.0}
     report |= metrics.evaluation_report(np.eye(3), np.arange(3))
-    evaluate._print(report, names)
+    print_report(report, names)
     printed = capsys.readouterr().out
     assert all(name in printed for name in names)
 
@@ -224,8 +224,8 @@ def test_a_setting_without_effect_is_said(command: Command, tmp_path: Path) -> N
         noise_at="both", batch_norm_layers=(), precise_batch_norm=True, hparams=Hyperparams(average_decay=0.5)
     )
     assert without_effect(idle) == [
-        "noise_at=both has no effect without noise",
         "average_decay=0.5 has no effect without average_weights",
+        "noise_at=both has no effect without noise",
         "precise_batch_norm=True has no effect without batch_norm_layers",
     ]
     [line] = without_effect(Config(hparams=Hyperparams(noise=0.1)))
