@@ -63,7 +63,7 @@ class MLP(nn.Module):
         """
         x = jnp.asarray(images)
         x = x.reshape(x.shape[0], -1)  # [N, 784]
-        x = x.astype(float) / 255 if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(float)
+        x = in_0_to_1(x)
         if train and self.noise_at in ("images", "both"):
             x = Noise(name="noise_0")(x, noise)
         product = partial(_product, dtype=self.precision)
@@ -156,6 +156,11 @@ _bfloat16_product.defvjp(_forward, _backward)
 def _sums_of(a: Array, b: Array, axis_a: int, axis_b: int, dtype: Any) -> Array:
     a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
     return jax.lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=dtype)
+
+
+def in_0_to_1(images: Array) -> Array:
+    """Images uint8 in 0..255 as floats in 0..1; floats stay as they are."""
+    return images.astype(float) / 255 if jnp.issubdtype(images.dtype, jnp.integer) else images.astype(float)
 
 
 class Dropout(nn.Module):

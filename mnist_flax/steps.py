@@ -18,7 +18,7 @@ from jax import Array
 from mnist_flax.config import Hyperparams
 from mnist_flax.distortions import distort
 from mnist_flax.metrics import Metrics
-from mnist_flax.model import gaussian
+from mnist_flax.model import gaussian, in_0_to_1
 from mnist_flax.program import Program
 from mnist_flax.state import Stream, TrainState, inference_variables, stream_key
 
@@ -80,7 +80,7 @@ def data_loss(
     key = partial(stream_key, hparams.seed, step=step)
     images, kind = batch.images, program.static.distort
     if kind != "none":
-        images = distort(key(Stream.DISTORTIONS), _in_0_to_1(images), hparams, kind=kind)
+        images = distort(key(Stream.DISTORTIONS), in_0_to_1(images), hparams, kind=kind)
 
     def network(images: Array) -> tuple[Array, Any]:
         return program.model.apply(
@@ -98,7 +98,7 @@ def data_loss(
         logits, updated = network(images)
         loss = jnp.zeros(())
     else:
-        images = _in_0_to_1(images)
+        images = in_0_to_1(images)
         logits, pull, updated = jax.vjp(network, images, has_aux=True)
         start = gaussian(key(Stream.ADVERSARIAL), images.shape)
         change = hparams.adversarial_radius * adversarial_direction(pull, logits, start, batch.mask)
@@ -107,11 +107,6 @@ def data_loss(
         loss = hparams.adversarial_weight * _divergence(logits, changed, batch.mask)
     sums = _sums(logits, batch, hparams.label_smoothing)
     return sums[0] / jnp.sum(batch.mask) + loss, (sums, updated.get("batch_stats", {}))
-
-
-def _in_0_to_1(images: Array) -> Array:
-    """Images uint8, or floats as they are, as the network takes them."""
-    return images.astype(float) / 255 if jnp.issubdtype(images.dtype, jnp.integer) else images
 
 
 def adversarial_direction(pull: Callable[[Array], tuple[Array]], logits: Array, start: Array, mask: Array) -> Array:

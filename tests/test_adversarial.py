@@ -130,6 +130,18 @@ def test_the_term_is_the_divergence_under_the_same_noise_and_the_scores_lack_it(
     np.testing.assert_allclose(float(more - value), 0.7 * want, rtol=1e-3)
 
 
+def test_bfloat16_products_have_a_direction_too(small: batches.Split) -> None:
+    """Their gradient is written by hand, and the direction is linear in it: it must be close to that of float32."""
+    found = []
+    for precision in ("float32", "bfloat16"):
+        network = MLP((16,), (), 10, precision)
+        images = small.images[:8].astype(float) / 255
+        variables = network.init(jax.random.key(0), images)
+        found.append(directions(partial(network.apply, variables), images, images - 0.5, np.ones(8, bool)))
+    cosines = (found[0] * found[1]).reshape(8, -1).sum(axis=1)
+    assert (cosines > 0.95).all() and (found[0] != found[1]).any()
+
+
 @pytest.mark.parametrize("change", [{"adversarial_weight": 3.0}, {"adversarial_radius": 0.5}, {"noise": 0.1}])
 def test_strengths_are_arrays_and_matter(change: dict, small: batches.Split) -> None:
     tiny = made(noise_at="both", virtual_adversarial=True)
