@@ -26,7 +26,7 @@ from mnist_flax.workdir.resume import load
 
 LINES, TABLE = RESULTS / "crash_states.jsonl", RESULTS / "crash_states.md"
 FLAGS = ["--widths", "8", "--batch-norm-layers", "--l2-layers", "--train-split", "train[:500]", "--eval-split",
-         "test[:100]", "--epochs", "3", "--no-figures", "--no-tensorboard"]  # fmt: skip
+         "test[:100]", "--epochs", "4", "--no-figures", "--no-tensorboard"]  # fmt: skip
 EXPERIMENT = '''"""What does a power cut leave of a sweep?"""
 
 from mnist_flax import Config
@@ -57,7 +57,7 @@ def judge(kind: str, calls: list[Call], check: RunCheck | SweepCheck) -> dict:
 
 
 def runs(root: Path) -> Iterator[dict]:
-    """A run with three saves, and the same without its syncs."""
+    """A run with four saves, and the same without its syncs."""
     train = functools.partial(command, "train", *FLAGS)
     subprocess.run(train("--keep", "9", "--workdir", str(root / "straight")), check=True, stdout=subprocess.DEVNULL)
     run, steps = run_info.read(root / "straight"), checkpoint.steps(claim.checkpoints_dir(root / "straight"))
