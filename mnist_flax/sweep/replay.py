@@ -35,7 +35,7 @@ def replay(
 def run_of(sweep: Sweep, member: str, data: dict[str, Any]) -> RunInfo:
     """The lone run that is a member's lineage: its own config, and the hyperparameters and seeds from each step on."""
     stage = sweep.selection()
-    found = {stage.member_dir(trial).name: trial for trial in stage.finished() if "lineage" in trial.user_attrs}
+    found = {stage.member_name(trial): trial for trial in stage.finished() if "lineage" in trial.user_attrs}
     number = member.rpartition("/")[2]
     trial = found.get(f"{int(number):04d}" if number.isdecimal() else number)
     if trial is None:

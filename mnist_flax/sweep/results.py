@@ -26,7 +26,7 @@ def write(sweep: Sweep) -> Rows:
     return rows
 
 
-def now_and_then(sweep: Sweep, share: float = 0.05) -> Callable[[], None]:
+def now_and_then(sweep: Sweep, share: float = 0.02) -> Callable[[], None]:
     """A function that writes these tables, unless it has just done so: it takes at most a share of the time."""
     earliest = 0.0
 

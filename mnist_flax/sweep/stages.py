@@ -36,7 +36,11 @@ class Stage:
 
     def member_dir(self, trial: "optuna.Trial | FrozenTrial") -> Path:
         """The directory of a trial's member: the same for all its trials, whoever trains it."""
-        return self.path / f"{self.queue.first_number(trial):04d}"
+        return self.path / self.member_name(trial)
+
+    def member_name(self, trial: "optuna.Trial | FrozenTrial") -> str:
+        """The last part of `member_dir`."""
+        return f"{self.queue.first_number(trial):04d}"
 
     def overrides(self, trial: "optuna.Trial | FrozenTrial") -> Overrides:
         """The overrides of a claimed member: those that it was queued with, or a sample of the search."""
@@ -60,8 +64,8 @@ class Stage:
         kept = {trial.number for trial in self.kept()}
         there = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
         for trial in self.finished():
-            if trial.number not in kept and (directory := self.member_dir(trial)).name in there:
-                shutil.rmtree(directory, ignore_errors=True)
+            if trial.number not in kept and (name := self.member_name(trial)) in there:
+                shutil.rmtree(self.path / name, ignore_errors=True)
 
     def left(self) -> int:
         """How many members are not done."""

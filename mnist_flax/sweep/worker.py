@@ -1,6 +1,7 @@
 """One process of a sweep: claim members, train them as populations, record their results, until all are done."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ class Worker:
     fits: Callable[[Config], int]  # the largest population of a config
     progress: SweepProgress
     signals: StopSignals  # deferred: before it stops, the worker saves and releases its members
+
+    @functools.cached_property
+    def _data_info(self) -> Callable[[str, str], dict[str, Any]]:
+        """What the runs record about a training and an evaluation split, which members share: read once."""
+        return functools.cache(functools.partial(dataset_info, self.dataset, data_dir=self.data_dir))
 
     def work(self, size: int, write_results: Callable[[], object]) -> None:
         """Return when every member of the stage is done, here or elsewhere; claim up to `size` members at once.
@@ -85,8 +91,8 @@ class Worker:
         config = self.stage.config(overrides := self.stage.overrides(trial))
         trial.set_user_attr("overrides", overrides)
         path = self.stage.member_dir(trial)
-        info = dataset_info(self.dataset, config.train_split, config.eval_split, self.data_dir)
         try:
+            info = self._data_info(config.train_split, config.eval_split)
             run = claims.enter_context(claim.claim(path, run_info.new(config, info)))
         except claim.InUse as held:  # by a worker that seemed dead
             warn(str(held))
@@ -125,8 +131,8 @@ class Worker:
     def best_of(self, done: list[Member]) -> list[Member]:
         """Those of some members at their end that are among the best, which the stage keeps."""
         scores = {member: accuracies(member)[-1] for member in done if member.diverged_at is None}
-        paths = {member.path for member in done}  # after a kill, some of them may be recorded
-        trials = [trial for trial in self.stage.finished() if self.stage.member_dir(trial) not in paths]
+        names = {member.path.name for member in done}  # after a kill, some of them may be recorded
+        trials = [trial for trial in self.stage.finished() if self.stage.member_name(trial) not in names]
         others = [self.stage.queue.objective(trial) or 0 for trial in trials]
         lowest_kept = sorted([*others, *scores.values(), 0], reverse=True)[: self.stage.keeps][-1]
         return [member for member in scores if scores[member] >= lowest_kept]
