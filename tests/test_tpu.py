@@ -1,4 +1,4 @@
-"""The drivers compile for TPUs, by their real compiler; its report on four chips. More: `benchmarks/compile_tpu.py`."""
+"""The drivers compile for TPUs, by their real compiler; its report on four chips. More: `benchmarks/compile_accelerators.py`."""
 
 import json
 import os
@@ -26,7 +26,7 @@ HBM = 16 * 2**30  # of a chip of v5e
 def reports() -> dict[str, dict]:
     """The compiler's report on each driver, by its name; one process, since libtpu must be there before JAX starts."""
     words = [json.dumps({"topology": "v5e:2x2"} | case) for case in CASES]
-    line = [sys.executable, "experiments/benchmarks/compile_tpu_programs.py", *words]
+    line = [sys.executable, "experiments/benchmarks/compile_program.py", *words]
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -24,8 +24,8 @@ HERE = Path(__file__).parent
 MEASURED = HERE / ".measured.json"  # by program: the commit at which it last came to its end
 PROGRAMS = (
     "install_size", "step_parts", "start_end", "tutorial", "crash_states", "cost", "population", "bench_train",
-    "compile_tpu", "ensemble", "population_based", "many_members", "halving", "faults", "random_input", "mutants",
-    "device",
+    "compile_accelerators", "ensemble", "population_based", "many_members", "halving", "faults", "random_input",
+    "mutants", "device",
 )  # fmt: skip
 
 

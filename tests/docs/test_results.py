@@ -17,7 +17,7 @@ RESULTS = ROOT / "experiments" / "results"
 README = (ROOT / "README.md").read_text()
 STUDIES = ["regularization", "srivastava2014", "time_to_accuracy", "learning_rate", "precision"]
 BENCHMARKS = ["tutorial", "faults", "population", "bench_train", "cost", "device", "crash_states", "mutants",
-              "install_size", "compile_tpu", "random_input", "step_parts", "halving", "start_end",
+              "install_size", "compile_accelerators", "random_input", "step_parts", "halving", "start_end",
               "population_based", "many_members", "ensemble"]  # fmt: skip
 COPIES = [
     (path.name, *copy)

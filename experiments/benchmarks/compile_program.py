@@ -1,12 +1,15 @@
-"""Compile a driver for TPUs on a host without one, and print what the compiler reports.
+"""Compile a driver for TPUs or GPUs on a host without them, and print what the compiler reports.
 
-XLA's compiler for TPUs is part of libtpu and runs on any Linux host; it needs the name of a topology, not a TPU.
+XLA's compilers need a description of the chips, not the chips. That for TPUs is part of libtpu, which knows its slices
+by name; that for NVIDIA cards is part of jax-cuda12-pjrt, and takes a card's public figures, such as those in h100.txt.
 
-    python experiments/benchmarks/compile_tpu_programs.py '{"topology": "v5e:2x2", "driver": "train"}' ...
+    python experiments/benchmarks/compile_program.py '{"topology": "v5e:2x2", "driver": "train"}' ...
+    python experiments/benchmarks/compile_program.py '{"topology": "H100:8", "driver": "train"}' ...
 
 prints one JSON line for each program. MNIST_FLAX_LIBTPU names a directory with libtpu, in the version that jax[tpu]
 requires, unless it is installed: `pip install --no-deps --target DIRECTORY 'libtpu==0.0.42.*'`, 684 MB. Every `import
-jax` loads a libtpu that is installed in its environment, so a directory is better on a host without TPUs.
+jax` loads a libtpu that is installed in its environment, so a directory is better on a host without TPUs. In the same
+way MNIST_FLAX_CUDA: `pip install --target DIRECTORY 'jax-cuda12-plugin[with-cuda]==0.10.2'`, the version of jax, 5 GB.
 """
 
 import os
@@ -14,14 +17,14 @@ import sys
 
 # Nothing is computed, so no platform but the CPU is needed, no metadata server, and no lock of the TPUs.
 os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-if "MNIST_FLAX_LIBTPU" in os.environ:
-    sys.path.append(os.environ["MNIST_FLAX_LIBTPU"])
+sys.path += [os.environ[name] for name in ("MNIST_FLAX_LIBTPU", "MNIST_FLAX_CUDA") if name in os.environ]
 
 import importlib.metadata
 import json
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import hlo
@@ -53,13 +56,12 @@ class Case:
 
 def lower(case: Case) -> Any:
     """The driver's program as `compiled` calls it, before XLA compiles it."""
-    devices = np.asarray(topologies.get_topology_desc(topology_name=case.topology, platform="tpu").devices)
     config = Config(**case.config)
     steps = -(-EXAMPLES["train"] // config.batch_size)
     program, hparams = Program(config.static(), (28, 28, 1), 10, steps), as_arrays(config.hparams)
     state = jax.eval_shape(partial(init_state, program=program), hparams)
     kind, _, population = case.driver.partition("_")
-    mesh = Mesh(devices, ("member" if population else "data",))
+    mesh = Mesh(devices(case.topology), ("member" if population else "data",))
     count = EXAMPLES[kind]
     split = _placed(
         (jax.ShapeDtypeStruct((count, 28, 28, 1), np.uint8), jax.ShapeDtypeStruct((count,), np.int32)), mesh
@@ -81,6 +83,15 @@ def lower(case: Case) -> Any:
     return driver.lower(_placed(state, mesh), _placed(hparams, mesh), split, order, program=program)
 
 
+def devices(topology: str) -> np.ndarray:
+    """The chips of a slice of TPUs, as `v5e:2x2`, or those of a host with as many cards, as `H100:8`."""
+    if not topology.startswith("H100:"):
+        return np.asarray(topologies.get_topology_desc(topology_name=topology, platform="tpu").devices)
+    card, cards = Path(__file__).with_name("h100.txt").read_text(), topology.partition(":")[2]
+    made = topologies.get_topology_desc(platform="cuda", target_config=card, topology=f"1x1x{cards}")
+    return np.asarray(made.devices)
+
+
 def _placed(tree: Any, mesh: Mesh, spec: PartitionSpec = EVERYWHERE, members: int = 0) -> Any:
     """The shapes and types of a tree on the devices; of as many members, if any."""
     first, sharding = (members,) if members else (), NamedSharding(mesh, spec)
@@ -99,8 +110,9 @@ def measure(case: Case) -> dict[str, Any]:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     memory, text = program.memory_analysis(), program.as_text()
     each_turn, once = hlo.collectives(text)
+    compiler = "jax-cuda12-pjrt" if case.topology.startswith("H100") else "libtpu"
     return {
-        "libtpu": importlib.metadata.version("libtpu"),
+        "compiler": f"{compiler} {importlib.metadata.version(compiler)}",
         "compile_seconds": round(wall, 1),
         "compile_cpu_seconds": round(cpu, 1),
         "arguments": memory.argument_size_in_bytes,
@@ -108,7 +120,7 @@ def measure(case: Case) -> dict[str, Any]:
         "aliased": memory.alias_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
         "code": memory.generated_code_size_in_bytes,
-        "flops": program.cost_analysis()["flops"],
+        "flops": (program.cost_analysis() or {}).get("flops"),  # the CUDA compiler does not say
         "collectives_each_step": each_turn,
         "collectives_once": once,
         "state_leaves": len(state),

@@ -1,11 +1,11 @@
-"""Do the drivers compile for TPUs, and what do they take there?
+"""Do the drivers compile for TPUs and GPUs, and what do they take there?
 
-XLA's compiler for TPUs runs on a host without one, see `compile_tpu_programs.py`. What it reports of each program
-(memory of a chip, collectives, operations) goes to results/compile_tpu.jsonl and, from it, to results/compile_tpu.md.
-It does not tell how fast a program runs.
+XLA's compilers run on a host without the chips, see `compile_program.py`. What they report of each program (memory of a
+chip, collectives, operations) goes to results/compile_accelerators.jsonl and, from it, to compile_accelerators.md. They
+do not tell how fast a program runs.
 
-    python experiments/benchmarks/compile_tpu.py            # 20 minutes on 2 cores; needs libtpu
-    python experiments/benchmarks/compile_tpu.py --table    # only the table, from the file
+    python experiments/benchmarks/compile_accelerators.py            # 25 minutes on 2 cores; needs both compilers
+    python experiments/benchmarks/compile_accelerators.py --table    # only the table, from the file
 """
 
 import argparse
@@ -19,9 +19,11 @@ from typing import Any
 
 from provenance import RESULTS, as_markdown, load_results, save_results
 
-LINES, TABLE = RESULTS / "compile_tpu.jsonl", RESULTS / "compile_tpu.md"
-PLACES = {"v5e:2x2": (128, 64), "v5e:16x16": (1024, 4096), "v6e:2x2": (1024, 4096)}  # the batch, the members
-MEMORY = {"v5e": 16, "v6e": 32}  # GB a chip, as Google's documentation has it
+LINES, TABLE = RESULTS / "compile_accelerators.jsonl", RESULTS / "compile_accelerators.md"
+PLACES = {  # the batch, the members
+    "v5e:2x2": (128, 64), "v5e:16x16": (1024, 4096), "v6e:2x2": (1024, 4096), "H100:1": (128, 64), "H100:8": (1024, 4096)
+}  # fmt: skip
+MEMORY = {"v5e": 16, "v6e": 32, "H100": 80}  # GB a chip, as the makers say
 DRIVERS = ("train", "eval", "train_members", "eval_members")
 Result = dict[str, Any]
 
@@ -38,7 +40,7 @@ def cases() -> Iterator[Result]:
 
 def compiled(case: Result) -> Result:
     """What a separate process finds of a case: a compiler that crashes takes only its own case with it."""
-    program = Path(__file__).with_name("compile_tpu_programs.py")
+    program = Path(__file__).with_name("compile_program.py")
     found = subprocess.run([sys.executable, str(program), json.dumps(case)], capture_output=True, text=True)
     if found.returncode:
         return case | {"failed": found.stderr.strip().splitlines()[-1]}
@@ -86,7 +88,8 @@ def table(rows: list[Result]) -> str:
         moved = row["collectives_each_step"].items()
         kinds = ", ".join(f"{count} {kind}" for kind, (count, _) in moved) or "none"
         parts = f"{row['arguments'] / 1e6:,.0f}, {row['temporaries'] / 1e6:,.0f}"
-        numbers = f"{sum(size for _, (_, size) in moved):,} | {row['flops'] / 1e6:,.0f}"
+        flops = "" if row["flops"] is None else f"{row['flops'] / 1e6:,.0f}"
+        numbers = f"{sum(size for _, (_, size) in moved):,} | {flops}"
         lines.append(
             f"| {name} | {memory(row) / 1e6:,.0f} | {parts} | {kinds} | {numbers} | {row['compile_cpu_seconds']:.0f} |"
         )
@@ -94,8 +97,8 @@ def table(rows: list[Result]) -> str:
     more = "Training donates its whole state. Members of a population exchange nothing."
     lines += ["", f"All {len(rows)} programs compile, {good}. {more}" if not said else ""]
     lines += [f"- {line}" for line in said]
-    libtpu = ", ".join(sorted({row["libtpu"] for row in rows if "libtpu" in row}))
-    return "\n".join([*lines, "", f"libtpu {libtpu}; {as_markdown(about)}."]) + "\n"
+    compilers = ", ".join(sorted({row["compiler"] for row in rows if "compiler" in row}))
+    return "\n".join([*lines, "", f"{compilers}; {as_markdown(about)}."]) + "\n"
 
 
 def main() -> None:
