@@ -1,4 +1,4 @@
-"""The drivers compile for TPUs, by their real compiler; its report on four chips. More: `benchmarks/compile_accelerators.py`."""
+"""The drivers compile for TPUs, by their real compiler; its report on four chips."""
 
 import json
 import os

@@ -21,8 +21,12 @@ from provenance import RESULTS, as_markdown, load_results, save_results
 
 LINES, TABLE = RESULTS / "compile_accelerators.jsonl", RESULTS / "compile_accelerators.md"
 PLACES = {  # the batch, the members
-    "v5e:2x2": (128, 64), "v5e:16x16": (1024, 4096), "v6e:2x2": (1024, 4096), "H100:1": (128, 64), "H100:8": (1024, 4096)
-}  # fmt: skip
+    "v5e:2x2": (128, 64),
+    "v5e:16x16": (1024, 4096),
+    "v6e:2x2": (1024, 4096),
+    "H100:1": (128, 64),
+    "H100:8": (1024, 4096),
+}
 MEMORY = {"v5e": 16, "v6e": 32, "H100": 80}  # GB a chip, as the makers say
 DRIVERS = ("train", "eval", "train_members", "eval_members")
 Result = dict[str, Any]
