@@ -5,7 +5,7 @@ for each number; the fewest whose mean on validation is above 97 % make `recipes
 
     python -m mnist_flax.sweep experiments/fewest_images.py --workdir sweeps/fewest_images  # 2 minutes
 
-Not finished.
+Answer: 22,000, with 97.11 % on validation; 20,000 give 96.98 %.
 """
 
 from collections.abc import Iterator

@@ -15,7 +15,7 @@ from mnist_flax.analysis import tables
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
 README = (ROOT / "README.md").read_text()
-STUDIES = ["regularization", "srivastava2014", "time_to_accuracy", "learning_rate", "precision"]
+STUDIES = ["regularization", "srivastava2014", "time_to_accuracy", "fewest_images", "learning_rate", "precision"]
 BENCHMARKS = ["tutorial", "faults", "population", "bench_train", "cost", "device", "crash_states", "mutants",
               "install_size", "compile_accelerators", "random_input", "step_parts", "halving", "start_end",
               "population_based", "many_members", "ensemble"]  # fmt: skip
