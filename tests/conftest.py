@@ -8,6 +8,7 @@ os.environ["KERAS_BACKEND"] = "jax"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 import contextlib
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import forking
 import jax
 import numpy as np
 import pytest
+from forking import PATIENCE
 
 from mnist_flax.config import Config, Hyperparams
 from mnist_flax.data import batches, datasets
@@ -37,6 +39,15 @@ TINY_FLAGS = ["--widths", "16", "16", "--batch-size", "16", "--epochs", "2", "--
 def pytest_xdist_auto_num_workers() -> int:
     """Two more than there are cores: commands that tests start wait for disks, for signals and for each other."""
     return (os.cpu_count() or 1) + 2
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory() -> Iterator[None]:
+    """A process of these tests forgets what it has compiled once it has grown large: several share the memory."""
+    yield
+    pages = Path("/proc/self/statm")
+    if pages.exists() and int(pages.read_text().split()[1]) * resource.getpagesize() > 10**9:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +100,7 @@ def command() -> Command:
             return forking.run(name, [*map(str, args)], Path(kwargs.get("cwd", Path.cwd())), env)  # type: ignore
         env |= dict(kwargs.pop("env", {}))  # type: ignore
         line = [sys.executable, "-m", f"mnist_flax.{name}", *map(str, args)]
-        return subprocess.run(line, capture_output=True, text=True, env=env, timeout=120, **kwargs)  # type: ignore
+        return subprocess.run(line, capture_output=True, text=True, env=env, timeout=PATIENCE, **kwargs)  # type: ignore
 
     return run
 

@@ -15,7 +15,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from unittest import mock
 
-TIMEOUT = 240  # seconds
+PATIENCE = 600  # seconds that a test waits for a process: no test may fail because the machine is busy
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["forking_imports"])
 
@@ -28,10 +28,10 @@ def run(name: str, words: list[str], cwd: Path, env: dict[str, str]) -> subproce
         streams = [Path(directory) / stream for stream in ("stdout", "stderr")]
         process = _FORKS.Process(target=_become, args=(name, words, cwd, env, streams))
         process.start()
-        process.join(TIMEOUT)
+        process.join(PATIENCE)
         if process.exitcode is None:
             process.kill()
-            raise subprocess.TimeoutExpired([name, *words], TIMEOUT)
+            raise subprocess.TimeoutExpired([name, *words], PATIENCE)
         out, err = (stream.read_text(errors="replace") if stream.exists() else "" for stream in streams)
         return subprocess.CompletedProcess([name, *words], process.exitcode, out, err)
 

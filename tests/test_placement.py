@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import Tiny
+from conftest import PATIENCE, Tiny
 
 from mnist_flax import compiled, drivers, inference, placement
 from mnist_flax.config import Config
@@ -80,7 +80,7 @@ for call in range(2000):
     ]
     assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
     processes[1].send_signal(signum)
-    stopped = [process.communicate(timeout=30)[0].splitlines()[0] for process in processes]  # then Gloo speaks
+    stopped = [process.communicate(timeout=PATIENCE)[0].splitlines()[0] for process in processes]  # then Gloo speaks
     assert stopped[0] == stopped[1] and 0 < int(stopped[0]) < 1999
     assert [process.returncode for process in processes] == [0, 0]
 

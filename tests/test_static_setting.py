@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE
 
 PACKAGE = Path(__file__).parents[1] / "mnist_flax"
 EDITS = {
@@ -100,5 +101,5 @@ def test_a_static_setting_takes_effect_everywhere(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     env |= {"JAX_NUMPY_RANK_PROMOTION": "allow"}
     line = [sys.executable, "-c", SCRIPT]
-    result = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0, result.stderr

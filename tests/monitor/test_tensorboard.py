@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY_FLAGS, Command
+from conftest import PATIENCE, TINY_FLAGS, Command
 from PIL import Image
 
 import mnist_flax
@@ -63,7 +63,7 @@ def runs(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert process.poll() is None, process.communicate()
         time.sleep(0.002)
     process.kill()
-    process.communicate(timeout=20)  # returns when the last of its processes has ended, the writer process too
+    process.communicate(timeout=PATIENCE)  # returns when the last of its processes has ended, the writer process too
     for name in ("killed", "straight"):
         result = command("train", "--workdir", home / name, *FLAGS)
         assert (result.returncode, result.stderr) == (0, "")
@@ -85,7 +85,7 @@ def board(runs: Path) -> Iterator[Board]:
     log = runs / "server.log"
     line = [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), "--port", str(port)]
     with open(log, "w") as file, subprocess.Popen(line, stdout=file, stderr=file) as server:
-        board, deadline = Board(f"http://localhost:{port}"), time.monotonic() + 30
+        board, deadline = Board(f"http://localhost:{port}"), time.monotonic() + PATIENCE
         while True:
             try:
                 steps, _ = board.scalars("killed/tensorboard/eval", "accuracy")

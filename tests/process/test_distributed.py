@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY_FLAGS, Command
+from conftest import PATIENCE, TINY_FLAGS, Command
 
 from mnist_flax.data import decode
 from mnist_flax.data.datasets import Dataset
@@ -47,7 +47,7 @@ def start(path: Path, of_the_second: Sequence[str] = (), late: bool = False) -> 
 
 def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     """Of each: exit code, stdout, and of stderr our own lines."""
-    outputs = [process.communicate(timeout=240) for process in processes]
+    outputs = [process.communicate(timeout=PATIENCE) for process in processes]
     ours = ["\n".join(re.findall(r"^(?:error|warning|stopped).*", err, re.M)) for _, err in outputs]
     return [(p.returncode, out, err) for p, (out, _), err in zip(processes, outputs, ours, strict=True)]
 
@@ -83,9 +83,8 @@ def test_two_processes_are_one_run_and_help_a_third_along(lone: np.ndarray, comm
     both = start(path)
     wait_for_step(path, both[0], 15)
     both[1].kill()
-    began = time.monotonic()
     (code, stdout, stderr), _ = finish(both)
-    assert code == 1 and time.monotonic() - began < 120
+    assert code == 1
     assert stderr.startswith("error: ") and "another process of this run has ended" in stderr and "\n" not in stderr
     assert "on 2 cpu devices" in stdout
     alone = command("train", "--workdir", path, *FLAGS)  # a checkpoint of two, in one

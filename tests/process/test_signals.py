@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY_FLAGS, alarm
+from conftest import PATIENCE, TINY_FLAGS, alarm
 
 from mnist_flax.errors import InputError
 from mnist_flax.process import files
@@ -36,7 +36,7 @@ def test_during_an_import(module: str, signum: signal.Signals, tmp_path: Path) -
     (tmp_path / "sitecustomize.py").write_text(AT_IMPORT)
     line = [sys.executable, "-m", "mnist_flax.train", "--workdir", str(tmp_path / "exp"), *TINY_FLAGS]
     env = ENV | {"PYTHONPATH": str(tmp_path), "SIGNAL_AT": module, "SIGNAL": str(int(signum))}
-    result = subprocess.run(line, env=env, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(line, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 128 + signum
     assert result.stderr == f"stopped by {signum.name} when there was nothing to save\n"
 
@@ -94,7 +94,7 @@ def test_a_closed_terminal_loses_nothing(tmp_path: Path) -> None:
     process, leader = in_a_terminal(["mnist_flax.train", "--workdir", str(tmp_path / "exp"), *LONG])
     read_until(leader, b"epoch 3/")
     os.close(leader)  # the kernel sends SIGHUP, and from now on printing fails
-    assert process.wait(timeout=30) == 129
+    assert process.wait(timeout=PATIENCE) == 129
     assert checkpoint.steps(tmp_path / "exp" / "checkpoints")[-1] >= 2 * 13
 
 
@@ -116,7 +116,7 @@ def test_a_second_signal_gives_the_cursor_back(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     seen = read_until(leader, b"\x1b[?25h")
-    assert process.wait(timeout=30) in (130, 143) and seen.rindex(b"\x1b[?25h") > seen.rfind(b"\x1b[?25l")
+    assert process.wait(timeout=PATIENCE) in (130, 143) and seen.rindex(b"\x1b[?25h") > seen.rfind(b"\x1b[?25l")
 
 
 def test_a_reader_that_ends_does_not_end_the_training(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_reader_that_ends_does_not_end_the_training(tmp_path: Path) -> None:
     assert process.stdout and process.stderr
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(timeout=60) == 0 and process.stderr.read() == ""
+    assert process.wait(timeout=PATIENCE) == 0 and process.stderr.read() == ""
     process.stderr.close()
     assert checkpoint.steps(tmp_path / "exp" / "checkpoints") == [13, 26]
 
@@ -143,7 +143,7 @@ def test_alone_but_distributed_sigterm_saves(tmp_path: Path) -> None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143 and "is saved in" in errors
 
 

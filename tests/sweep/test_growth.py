@@ -9,7 +9,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from conftest import Command
+from conftest import PATIENCE, Command
 from test_sweep import rows_of, start
 
 from mnist_flax.config import Config
@@ -85,7 +85,7 @@ def test_kept_members_go_on_and_pruned_ones_start_again(tmp_path: Path, command:
     while "epoch 4 of 30" not in (line := process.stdout.readline()):
         assert line, process.communicate()
     process.send_signal(signal.SIGTERM)
-    assert "the same command goes on" in process.communicate(timeout=60)[1] and process.returncode == 143
+    assert "the same command goes on" in process.communicate(timeout=PATIENCE)[1] and process.returncode == 143
     again = command("sweep", study, "--workdir", path, *QUIET)
     assert again.returncode == 0 and "BASE.epochs=30 (before 2): " in again.stdout, again.stderr
     straight = command("sweep", study, "--workdir", tmp_path / "straight", *QUIET)

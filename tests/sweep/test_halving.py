@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import optuna
 import pytest
-from conftest import TINY, Command, assert_trees_equal
+from conftest import PATIENCE, TINY, Command, assert_trees_equal
 from test_members import untimed
 from test_sweep import rows_of, start
 
@@ -419,7 +419,7 @@ def test_two_workers_one_killed(tmp_path: Path, command: Command) -> None:
     time.sleep(0.3)
     first.kill()
     first.communicate()
-    _, errors = second.communicate(timeout=100)
+    _, errors = second.communicate(timeout=PATIENCE)
     assert (second.returncode, errors) == (0, "")
     trials = decisions_follow_from_the_log(tmp_path / "sweep")
     assert len(trials) == 18 and len({trial.user_attrs["member"] for trial in trials}) == 18

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, Command
+from conftest import PATIENCE, TINY, Command
 from test_drivers import wide
 from test_halving import BASE, Killed, open_members
 from test_sweep import lines_of, rows_of, start
@@ -357,7 +357,7 @@ def test_another_worker_waits_and_takes_over(tmp_path: Path, command: Command) -
         assert line and "running" not in line, second.communicate()
     first.kill()
     first.communicate()
-    out, errors = second.communicate(timeout=100)
+    out, errors = second.communicate(timeout=PATIENCE)
     assert (second.returncode, errors) == (0, "") and "epoch 1 of 200" in out
     again = command("sweep", study, "--workdir", tmp_path / "sweep", *QUIET)
     assert again.returncode == 0 and len(rows_of(tmp_path / "sweep")) == 6

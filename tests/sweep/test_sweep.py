@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from conftest import Command
+from conftest import PATIENCE, Command
 
 import mnist_flax
 from mnist_flax.sweep import directory
@@ -210,7 +210,7 @@ def test_two_workers_one_killed(tmp_path: Path) -> None:
     time.sleep(0.5)
     first.kill()
     first.communicate()
-    _, errors = second.communicate(timeout=60)
+    _, errors = second.communicate(timeout=PATIENCE)
     assert (second.returncode, errors) == (0, "")
     storage = open_journal(tmp_path / "sweep")
     name = next(name for name in optuna.get_all_study_names(storage) if "selection" in name)
@@ -266,7 +266,7 @@ def test_a_stopped_sweep_goes_on_where_it_was(tmp_path: Path, command: Command) 
     while "epoch 5 of 60" not in (line := process.stdout.readline()):
         assert line, process.communicate()
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143 and "the 4 running members are saved in" in errors
     steps = {path.name: checkpoint.steps(path / "checkpoints")[-1] for path in (tmp_path / "sweep/members").iterdir()}
     assert len(set(steps.values())) == 1 and 5 * 13 <= steps["0000"] < 60 * 13
@@ -301,7 +301,7 @@ def test_workers_end_with_a_supervisor_that_was_killed(tmp_path: Path) -> None:
     pids = wait_for_workers(supervisor, tmp_path / "sweep", 2)
     supervisor.kill()
     supervisor.communicate()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -312,7 +312,7 @@ def test_a_worker_that_was_killed_is_replaced(tmp_path: Path) -> None:
     study = write(tmp_path / "study.py", ONE_PROGRAM, epochs=100)
     supervisor = start(study, tmp_path / "sweep", "--workers", "2", "--population", "2")
     os.kill(wait_for_workers(supervisor, tmp_path / "sweep", 2).pop(), signal.SIGKILL)
-    output, errors = supervisor.communicate(timeout=100)
+    output, errors = supervisor.communicate(timeout=PATIENCE)
     assert (supervisor.returncode, errors) == (0, "")
     assert re.search("worker [12] was ended by SIGKILL, and starts again", output)
     assert [len(row["history"]) for row in rows_of(tmp_path / "sweep")] == [200] * 6

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY_FLAGS, Command
+from conftest import PATIENCE, TINY_FLAGS, Command
 from PIL import Image
 
 import mnist_flax
@@ -340,7 +340,7 @@ def test_streams_may_be_closed(closed: str, tmp_path: Path) -> None:
     """What is opened next must not take their place: what is printed would land in it."""
     line = f"{sys.executable} -m mnist_flax.train --workdir exp {' '.join(map(shlex.quote, TINY_FLAGS))} {closed}"
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    result = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert (result.returncode, result.stderr) == (0, "")
     assert ("Saved in" in result.stdout) == (" >" not in f" {closed}")
     assert len((tmp_path / "exp" / "metrics.jsonl").read_text().splitlines()) == 4

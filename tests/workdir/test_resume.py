@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY_FLAGS, Command, assert_trees_equal
+from conftest import PATIENCE, TINY_FLAGS, Command, assert_trees_equal
 
 import mnist_flax
 from mnist_flax import inference
@@ -35,7 +35,7 @@ def start(path: Path, *flags: str, **kwargs) -> subprocess.Popen:
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     """Exit code, stdout, stderr."""
-    stdout, stderr = process.communicate(timeout=100)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     return process.returncode, stdout, stderr
 
 
@@ -117,7 +117,7 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
     time.sleep(0.5)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=5) == 143
+    assert process.wait(timeout=PATIENCE) == 143
     finish(process)
 
 
