@@ -107,10 +107,14 @@ def _calls(run: Callable[[Any], Any], state: Any) -> Call:
 
 
 def measure(rounds: int) -> Iterator[dict[str, Any]]:
-    """The times of all variants, in milliseconds a step, in the order in which they were measured."""
+    """The times of the whole step without one part after another."""
     config = Config()
     calls = {"products and SGD alone": products(config)}
-    calls |= {name: variant(*parts, config) for name, parts in VARIANTS.items()}
+    yield from in_turn(calls | {name: variant(*parts, config) for name, parts in VARIANTS.items()}, rounds)
+
+
+def in_turn(calls: dict[str, Call], rounds: int) -> Iterator[dict[str, Any]]:
+    """The times of all calls, in milliseconds a step, in the order in which they were measured."""
     for index in range(rounds):
         times = {}
         for name, call in calls.items():

@@ -36,6 +36,8 @@ def snapshot(path: Path, database: str | None, names: list[str]) -> optuna.stora
     source = storage.open_database(database) if database else storage.read_journal(path)
     for name in {*names} & {*optuna.get_all_study_names(source)}:
         optuna.copy_study(from_study_name=name, from_storage=source, to_storage=copy)
+    if isinstance(source, optuna.storages.RDBStorage):
+        source.engine.dispose()
     return copy
 
 

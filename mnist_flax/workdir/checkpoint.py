@@ -162,7 +162,7 @@ def _read(path: Path, differing: _Differing, like: Any) -> tuple[Any, dict[str, 
     with files.temporary_directory() as scratch:
         copy = scratch / "checkpoint"
         try:
-            entries = list(path.rglob("*"))
+            entries = checksums.entries(path)
             for entry in entries:  # before they are copied: a pipe never ends, and a linked directory may hold itself
                 if not (entry.is_file() or (entry.is_dir() and not entry.is_symlink())):
                     return None, {}, f"{entry.relative_to(path)} is not a file"

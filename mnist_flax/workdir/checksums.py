@@ -1,6 +1,8 @@
 """The SHA-256 sum of every file of a checkpoint, in its file `SHA256SUMS`, which `sha256sum -c` reads too."""
 
+import os
 from pathlib import Path
+from typing import NoReturn
 
 from mnist_flax.errors import first_line
 from mnist_flax.process import files
@@ -15,8 +17,21 @@ def write(path: Path) -> None:
 
 def of(path: Path) -> str:
     """The sum of every file below `path`, sorted by name, in the format of `sha256sum`."""
-    names = sorted(file for file in path.rglob("*") if file.is_file() and file != path / NAME)
+    names = sorted(file for file in entries(path) if file.is_file() and file != path / NAME)
     return "".join(f"{files.sha256(name)}  {name.relative_to(path).as_posix()}\n" for name in names)
+
+
+def entries(path: Path) -> list[Path]:
+    """All files and directories below `path`, through no link; raises `OSError` where one cannot be listed.
+
+    `Path.rglob` leaves those out in silence since Python 3.13.
+    """
+
+    def fail(error: OSError) -> NoReturn:
+        raise error
+
+    walk = os.walk(path, onerror=fail)
+    return [Path(at, name) for at, directories, others in walk for name in directories + others]
 
 
 def damage(path: Path) -> str | None:
