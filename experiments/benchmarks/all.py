@@ -23,9 +23,9 @@ from mnist_flax.process.terminal import say, table
 HERE = Path(__file__).parent
 MEASURED = HERE / ".measured.json"  # by program: the commit at which it last came to its end
 PROGRAMS = (
-    "install_size", "step_parts", "start_end", "tutorial", "crash_states", "cost", "population", "bench_train",
-    "compile_accelerators", "ensemble", "population_based", "many_members", "halving", "faults", "random_input",
-    "mutants", "device",
+    "install_size", "step_parts", "settings_price", "start_end", "tutorial", "crash_states", "cost", "population",
+    "bench_train", "compile_accelerators", "ensemble", "population_based", "many_members", "halving", "faults",
+    "random_input", "mutants", "device",
 )  # fmt: skip
 
 

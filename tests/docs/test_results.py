@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text()
 STUDIES = ["regularization", "srivastava2014", "time_to_accuracy", "fewest_images", "learning_rate", "precision"]
 BENCHMARKS = ["tutorial", "faults", "population", "bench_train", "cost", "device", "crash_states", "mutants",
               "install_size", "compile_accelerators", "random_input", "step_parts", "halving", "start_end",
-              "population_based", "many_members", "ensemble"]  # fmt: skip
+              "population_based", "many_members", "ensemble", "settings_price"]  # fmt: skip
 COPIES = [
     (path.name, *copy)
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
