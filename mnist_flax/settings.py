@@ -86,11 +86,11 @@ class Setting(NamedTuple):
 
     def _remedy(self, value: Any, config: Any) -> str:
         """What to give instead of a wrong value; empty if the value is right."""
-        numbers = _whole_numbers(value)
         match self.limit:
             case Between(low, high, example):
                 top: float = getattr(config, high) if isinstance(high, str) else high
                 if self.kind is tuple:
+                    numbers = _whole_numbers(value)
                     ok = numbers is not None and len(numbers) <= _MOST and all(low <= item <= top for item in numbers)
                     return "" if ok else f"at most {_MOST} numbers from {low} to {top}, such as {example}"
                 if _is_a(value, self.kind) and low <= value <= top:
@@ -100,7 +100,7 @@ class Setting(NamedTuple):
                 upper = f"{high}={top}" if isinstance(high, str) else f"{top:.8g}"
                 return f"from {low:g} to {upper}" + (f", such as {example}" if example else "")
             case Layers(output):
-                last = len(config.widths) + output
+                last, numbers = len(config.widths) + output, _whole_numbers(value)
                 ok = numbers is not None and all(1 <= layer <= last for layer in numbers)
                 unique = ok and len(set(numbers or ())) == len(value)
                 flag = f"--{self.name.replace('_', '-')}"
